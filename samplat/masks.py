@@ -1,0 +1,217 @@
+"""Sets of masks, run-length encoded, and what can be said about them without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat.errors import InputError
+
+Overlaps = Literal["best", "small", "large"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskSet:
+    """N masks of one image, tile or crop. All arrays share the first axis N."""
+
+    size: tuple[int, int]
+    """Height and width of the image that the masks lie in."""
+    rles: tuple[bytes, ...]
+    """COCO compressed run-length counts, column-major, as pycocotools writes them."""
+    boxes: NDArray[np.float32]
+    """(N, 4) tight boxes x0, y0, x1, y1 in pixels, half-open: x1 - x0 is the width."""
+    areas: NDArray[np.int64]
+    """(N,) number of pixels."""
+    predicted_iou: NDArray[np.float32]
+    """(N,) the model's own estimate of the mask's IoU with the true object, 0..1 or a bit above."""
+    stability: NDArray[np.float32]
+    """(N,) stability score: IoU of the mask cut at a high and at a low logit threshold."""
+    points: NDArray[np.float32]
+    """(N, 2) the prompt point x, y that gave the mask; NaN where it did not come from one."""
+    crop_boxes: NDArray[np.int32]
+    """(N, 4) the crop x0, y0, x1, y1 in which the mask was found; the whole image without crops."""
+
+    def __post_init__(self) -> None:
+        lengths = {len(getattr(self, f.name)) for f in fields(self) if f.name != "size"}
+        if len(lengths) != 1:
+            raise InputError(f"fields of a MaskSet differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def select(self, keep: Any) -> MaskSet:
+        """The masks at these indices, or where a boolean array is True, in that order."""
+        index = np.asarray(keep)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        chosen: dict[str, Any] = {"size": self.size, "rles": tuple(self.rles[i] for i in index)}
+        for f in fields(self):
+            if f.name not in chosen:
+                chosen[f.name] = getattr(self, f.name)[index]
+        return MaskSet(**chosen)
+
+    def to_arrays(self) -> NDArray[np.bool_]:
+        """The masks as (N, H, W). True: the pixel belongs to the object."""
+        if not len(self):
+            return np.zeros((0, *self.size), dtype=bool)
+        return np.stack([decode_rle(rle, self.size) for rle in self.rles])
+
+    def to_labels(self, overlaps: Overlaps = "best") -> NDArray[np.uint32]:
+        """One flat partition (H, W): 0 is background, i + 1 is mask i. See `paint_order`."""
+        labels = np.zeros(self.size, np.uint32)
+        for i in paint_order(self, overlaps):
+            labels[decode_rle(self.rles[i], self.size)] = i + 1
+        return labels
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """Records as in the reference generator and SA-1B: JSON-ready but for the image fields."""
+        return [self._coco_record(i) for i in range(len(self))]
+
+    def _coco_record(self, i: int) -> dict[str, Any]:
+        x0, y0, x1, y1 = (float(v) for v in self.boxes[i])
+        cx0, cy0, cx1, cy1 = (int(v) for v in self.crop_boxes[i])
+        return {
+            "segmentation": {"size": list(self.size), "counts": self.rles[i].decode("ascii")},
+            "area": int(self.areas[i]),
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "predicted_iou": float(self.predicted_iou[i]),
+            "point_coords": [[float(v) for v in self.points[i]]],
+            "stability_score": float(self.stability[i]),
+            "crop_box": [cx0, cy0, cx1 - cx0, cy1 - cy0],
+        }
+
+
+def mask_set(
+    masks: NDArray[np.bool_],
+    *,
+    predicted_iou: NDArray[Any] | None = None,
+    stability: NDArray[Any] | None = None,
+    points: NDArray[Any] | None = None,
+) -> MaskSet:
+    """A MaskSet of boolean masks (N, H, W); scores that are not given are 1."""
+    n, height, width = masks.shape
+    ones = np.ones(n, np.float32)
+    whole = np.tile(np.array([0, 0, width, height], np.int32), (n, 1))
+    boxes = [mask_box(m) for m in masks]
+    return MaskSet(
+        size=(height, width),
+        rles=tuple(encode_rle(m) for m in masks),
+        boxes=np.array(boxes, np.float32).reshape(n, 4),
+        areas=masks.reshape(n, -1).sum(axis=1, dtype=np.int64),
+        predicted_iou=ones if predicted_iou is None else np.asarray(predicted_iou, np.float32),
+        stability=ones if stability is None else np.asarray(stability, np.float32),
+        points=np.full((n, 2), np.nan, np.float32)
+        if points is None
+        else np.asarray(points, np.float32),
+        crop_boxes=whole,
+    )
+
+
+def concatenate(sets: Sequence[MaskSet]) -> MaskSet:
+    """All masks of several sets of one image, in order.
+
+    Raises:
+        InputError: no set is given, or their sizes differ.
+    """
+    if len({s.size for s in sets}) != 1:
+        raise InputError(f"expected mask sets of one size, got {[s.size for s in sets]}")
+    joined: dict[str, Any] = {"size": sets[0].size}
+    joined["rles"] = tuple(rle for s in sets for rle in s.rles)
+    for f in fields(MaskSet):
+        if f.name not in joined:
+            joined[f.name] = np.concatenate([getattr(s, f.name) for s in sets])
+    return MaskSet(**joined)
+
+
+def encode_rle(mask: NDArray[np.bool_]) -> bytes:
+    """COCO compressed run-length counts of one mask (H, W)."""
+    from pycocotools import mask as coco
+
+    counts: bytes = coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts
+
+
+def decode_rle(rle: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask (H, W) of COCO compressed run-length counts."""
+    from pycocotools import mask as coco
+
+    decoded: NDArray[np.uint8] = coco.decode({"size": list(size), "counts": rle})
+    return decoded.astype(bool)
+
+
+def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Tight half-open box x0, y0, x1, y1 of one mask; zeros when it is empty."""
+    ys = np.flatnonzero(mask.any(axis=1))
+    if ys.size == 0:
+        return (0, 0, 0, 0)
+    xs = np.flatnonzero(mask[ys[0] : ys[-1] + 1].any(axis=0))
+    return (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+
+
+def paint_order(masks: MaskSet, overlaps: Overlaps) -> NDArray[np.int64]:
+    """The order in which masks are painted over each other; the last one wins a shared pixel.
+
+    "best": higher predicted IoU times stability wins; "small": the smaller mask wins, so that
+    nested objects show; "large": the larger one wins. Ties go to the earlier mask.
+    """
+    score: dict[str, Callable[[], NDArray[Any]]] = {
+        "best": lambda: masks.predicted_iou.astype(np.float64) * masks.stability,
+        "small": lambda: -masks.areas,
+        "large": lambda: masks.areas,
+    }
+    if overlaps not in score:
+        raise InputError(f"overlaps must be one of {', '.join(score)}; got {overlaps!r}")
+    index = np.arange(len(masks))
+    return np.lexsort((-index, score[overlaps]()))
+
+
+def box_nms(
+    boxes: NDArray[Any], scores: NDArray[Any], iou_threshold: float
+) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression: indices kept, best score first, ties by index.
+
+    Args:
+        boxes: (N, 4) x0, y0, x1, y1; area is (x1 - x0) * (y1 - y0).
+        scores: (N,).
+        iou_threshold: a box is dropped when its IoU with a kept better one is above this.
+    """
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    x0, y0, x1, y1 = np.asarray(boxes, np.float32)[order].T
+    area = (x1 - x0) * (y1 - y0)
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if not alive[i]:
+            continue
+        rest = i + 1 + np.flatnonzero(alive[i + 1 :])
+        w = np.minimum(x1[i], x1[rest]) - np.maximum(x0[i], x0[rest])
+        h = np.minimum(y1[i], y1[rest]) - np.maximum(y0[i], y0[rest])
+        shared = np.maximum(w, 0) * np.maximum(h, 0)
+        union = area[i] + area[rest] - shared
+        alive[rest[shared > iou_threshold * union]] = False
+    kept: NDArray[np.int64] = order[alive].astype(np.int64)
+    return kept
+
+
+def remove_small_regions(
+    mask: NDArray[np.bool_], area: float, mode: Literal["holes", "islands"]
+) -> tuple[NDArray[np.bool_], bool]:
+    """Fill holes or drop islands smaller than `area` pixels, 8-connected; the largest island stays.
+
+    Returns:
+        the mask, and whether anything changed.
+    """
+    from scipy import ndimage
+
+    regions, n = ndimage.label(mask ^ (mode == "holes"), structure=np.ones((3, 3)))
+    sizes = np.bincount(regions.ravel(), minlength=n + 1)[1:]
+    small = np.flatnonzero(sizes < area) + 1
+    if small.size == 0:
+        return mask, False
+    if mode == "holes":
+        return mask | np.isin(regions, small), True
+    keep = np.setdiff1d(np.arange(1, n + 1), small)
+    keep = keep if keep.size else np.array([int(sizes.argmax()) + 1])
+    return np.isin(regions, keep), True
