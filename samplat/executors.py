@@ -1,0 +1,99 @@
+"""Executors run independent tasks, one per tile. They own no state: the job's ledger does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from samplat.errors import InputError
+
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """Runs one task per index.
+
+    A task is picklable, writes its own results, and may run twice with the same outcome. What it
+    raises is a fault of the whole job, not of a tile, and ends the run.
+    """
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        """Results as they come, in any order. The first exception of a task is raised."""
+        ...
+
+
+class ExecutorFactory(Protocol):
+    """Makes executors; registered by a plugin."""
+
+    name: str
+
+    def create(self, **options: Any) -> Executor:
+        """A ready executor.
+
+        Raises:
+            InputError: an option is unknown or unusable.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SerialExecutor:
+    """One task after the other, in this thread."""
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        """Results in the order of `indices`."""
+        return (task(index) for index in indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadsExecutor:
+    """A few threads of this process, with a bounded queue, so that memory is bounded too."""
+
+    workers: int
+    """Number of threads."""
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        """Results as they come; at most two tasks per thread are queued or running."""
+        rest = iter(indices)
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="samplat") as pool:
+            pending: set[Future[T]] = set()
+            try:
+                while True:
+                    room = 2 * self.workers - len(pending)
+                    pending |= {pool.submit(task, index) for index in islice(rest, room)}
+                    if not pending:
+                        return
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            finally:
+                for future in pending:
+                    future.cancel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SerialFactory:
+    """Makes the serial executor."""
+
+    name: str = "serial"
+
+    def create(self) -> SerialExecutor:
+        """It has no options."""
+        return SerialExecutor()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadsFactory:
+    """Makes executors of threads."""
+
+    name: str = "threads"
+
+    def create(self, *, workers: int | None = None) -> ThreadsExecutor:
+        """An executor of `workers` threads; without a number, one per processor, at most four."""
+        count = min(4, os.cpu_count() or 1) if workers is None else workers
+        if count < 1:
+            raise InputError(f"expected at least 1 worker, got {count}")
+        return ThreadsExecutor(workers=count)

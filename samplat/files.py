@@ -1,0 +1,89 @@
+"""Files that are whole or absent, and JSON that notices when it was damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samplat.errors import JobError
+
+TEMPORARY = ".samplat-tmp"
+"""Suffix of files that are being written; a killed process may leave some."""
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it survives a crash whole or not at all.
+
+    Raises:
+        JobError: the disk is full, read-only or failing; nothing is left under the final name.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise JobError(
+            f"cannot write {path}: {error.strerror or error}; "
+            "mend that and run the same command again, it resumes"
+        ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable; a rename alone is not."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_orphans(path: Path) -> int:
+    """Remove temporary files that killed processes left below a directory; returns how many."""
+    orphans = [p for p in path.rglob(f".*{TEMPORARY}") if p.is_file()]
+    for orphan in orphans:
+        orphan.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def canonical(value: Mapping[str, Any]) -> bytes:
+    """JSON with sorted keys: equal values give equal bytes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r}")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object together with the SHA-256 of its content."""
+    sealed = {**value, "seal": sha256(canonical(value))}
+    write_atomic(path, json.dumps(sealed, indent=1, default=_plain).encode() + b"\n")
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """The object that `write_sealed` wrote; None when the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+        seal = value.pop("seal")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return None
+    return value if seal == sha256(canonical(value)) else None

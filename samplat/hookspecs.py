@@ -1,0 +1,97 @@
+"""What a plugin may register. One shape: a typed `register` comes in, objects are handed over.
+
+Nothing per tile passes through these hooks: they run once, and the objects do the work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import typer
+
+    from samplat.checkpoints import ModelSpec
+    from samplat.executors import ExecutorFactory
+    from samplat.pipeline import JobResult, SegmenterFactory
+    from samplat.pixels import ImageSource, Rescaler, SourceFactory
+    from samplat.prompts import Prompts
+    from samplat.tiles import Window
+
+hookspec = pluggy.HookspecMarker("samplat")
+hookimpl = pluggy.HookimplMarker("samplat")
+
+
+class Exporter(Protocol):
+    """Writes the result of a job to one file or directory; chosen by the output's suffix."""
+
+    name: str
+    """Unique name, such as "cog"."""
+    suffixes: tuple[str, ...]
+    """Lower-case suffixes that it claims, each with its dot, such as (".tif", ".tiff")."""
+
+    def check(self, output: Path) -> None:
+        """Refuse, before any long work, an output that cannot be written.
+
+        Raises:
+            InputError: its directory is missing or not writable, or an extra is not installed.
+        """
+        ...
+
+    def export(self, result: JobResult, output: Path) -> None:
+        """Write under a temporary name beside `output`, then rename, replacing what was there."""
+        ...
+
+
+class Prompter(Protocol):
+    """Finds prompts for a window of an image: from words, a vector file, a detector."""
+
+    name: str
+
+    def prompts(self, source: ImageSource, window: Window, **options: Any) -> Prompts:
+        """Prompts in the frame of the window."""
+        ...
+
+
+@hookspec
+def register_models(register: Callable[[ModelSpec], None]) -> None:
+    """Hand over models that `load_model` shall know by name."""
+
+
+@hookspec
+def register_sources(register: Callable[[SourceFactory], None]) -> None:
+    """Hand over factories that can open images; the first that accepts a path opens it."""
+
+
+@hookspec
+def register_rescalers(register: Callable[[Rescaler], None]) -> None:
+    """Hand over ways to turn stored values into uint8: a percentile stretch, a CT window."""
+
+
+@hookspec
+def register_prompters(register: Callable[[Prompter], None]) -> None:
+    """Hand over finders of prompts: text, a vector file, a detector."""
+
+
+@hookspec
+def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
+    """Hand over ways to turn the pixels of a tile into masks."""
+
+
+@hookspec
+def register_exporters(register: Callable[[Exporter], None]) -> None:
+    """Hand over writers of results, chosen by the output's suffix."""
+
+
+@hookspec
+def register_executors(register: Callable[[ExecutorFactory], None]) -> None:
+    """Hand over ways to run a job's tiles: threads, a Dask cluster."""
+
+
+@hookspec
+def register_commands(app: typer.Typer) -> None:
+    """Add commands to `samplat`; heavy libraries are imported inside the commands."""

@@ -1,0 +1,1 @@
+"""The networks of Segment Anything; torch only, nothing else of samplat."""

@@ -1,0 +1,173 @@
+"""The plain ViT image encoder of the paper (appendix A): ViT-B, ViT-L and ViT-H.
+
+Parameter names are those of the official checkpoints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samplat.model.common import LayerNorm2d, MLPBlock
+
+
+class ImageEncoderViT(nn.Module):
+    """A ViT with windowed attention, a few global blocks, and a convolutional neck.
+
+    Args:
+        image_size: side of the square input in pixels; a multiple of `patch_size`.
+        dim, depth, heads: width, number of blocks, attention heads.
+        global_blocks: indices of the blocks with global attention.
+        window_size: side of an attention window in tokens.
+        out_channels: channels of the embedding.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 1024,
+        patch_size: int = 16,
+        dim: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+        global_blocks: tuple[int, ...] = (2, 5, 8, 11),
+        window_size: int = 14,
+        out_channels: int = 256,
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        tokens = image_size // patch_size
+        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, tokens, dim))
+        windows = (0 if i in global_blocks else window_size for i in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, w, tokens) for w in windows)
+        self.neck = nn.Sequential(
+            nn.Conv2d(dim, out_channels, 1, bias=False),
+            LayerNorm2d(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Embedding of normalised pixels.
+
+        Args:
+            x: (B, 3, image_size, image_size).
+
+        Returns:
+            one tensor (B, out_channels, image_size / patch_size, image_size / patch_size).
+        """
+        x = self.patch_embed(x) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return (self.neck(x.permute(0, 3, 1, 2)),)
+
+
+class PatchEmbed(nn.Module):
+    """Pixels (B, 3, H, W) to tokens (B, H / patch, W / patch, C)."""
+
+    def __init__(self, patch_size: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.proj(x)
+        return tokens.permute(0, 2, 3, 1)
+
+
+class Block(nn.Module):
+    """Transformer block (B, H, W, C); attention is global when `window_size` is 0."""
+
+    def __init__(self, dim: int, heads: int, window_size: int, tokens: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, heads, window_size or tokens)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLPBlock(dim, 4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self._attend(self.norm1(x))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def _attend(self, x: Tensor) -> Tensor:
+        if self.window_size == 0:
+            whole: Tensor = self.attn(x)
+            return whole
+        windows = partition_windows(x, self.window_size)
+        return join_windows(self.attn(windows), self.window_size, (x.shape[1], x.shape[2]))
+
+
+class Attention(nn.Module):
+    """Multi-head attention over (B, H, W, C) with decomposed relative positions.
+
+    The position term q·Rh + q·Rw is a dot product too: appending it to q, and one-hot rows to k,
+    folds it into one fused attention call without a bias matrix of (H·W)² entries.
+    """
+
+    def __init__(self, dim: int, heads: int, size: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, h, w, c = x.shape
+        qkv = self.qkv(x).reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        wide_q = torch.cat([q * self.scale, *self._position_terms(q, h, w)], dim=-1)
+        wide_k = torch.cat([k, one_hot_positions(h, w, k).expand(b, self.heads, -1, -1)], dim=-1)
+        wide_v = F.pad(v, (0, h + w))
+        out = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)
+        out = out[..., : c // self.heads].transpose(1, 2).reshape(b, h, w, c)
+        projected: Tensor = self.proj(out)
+        return projected
+
+    def _position_terms(self, q: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+        b, n, _, d = q.shape
+        grid = q.reshape(b, n, h, w, d)
+        rows = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_positions(self.rel_pos_h, h))
+        columns = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_positions(self.rel_pos_w, w))
+        return rows.reshape(b, n, h * w, h), columns.reshape(b, n, h * w, w)
+
+
+def one_hot_positions(h: int, w: int, like: Tensor) -> Tensor:
+    """(h * w, h + w): row and column of each token as one-hot rows."""
+    eye_h = torch.eye(h, dtype=like.dtype, device=like.device).repeat_interleave(w, dim=0)
+    eye_w = torch.eye(w, dtype=like.dtype, device=like.device).repeat(h, 1)
+    return torch.cat([eye_h, eye_w], dim=-1)
+
+
+def relative_positions(table: Tensor, size: int) -> Tensor:
+    """(size, size, C): the embedding of query i relative to key j; the table is interpolated to fit.
+
+    Args:
+        table: (2 n - 1, C) for the n that the weights were trained at.
+    """
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        resized = F.interpolate(table.T[None].float(), size=length, mode="linear")[0].T
+        table = resized.to(table.dtype)
+    index = torch.arange(size, device=table.device)
+    return table[index[:, None] - index[None, :] + size - 1]
+
+
+def partition_windows(x: Tensor, size: int) -> Tensor:
+    """(B, H, W, C) to (B · windows, size, size, C), zero-padded at the bottom and right."""
+    b, h, w, c = x.shape
+    x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
+    x = x.view(b, x.shape[1] // size, size, x.shape[2] // size, size, c)
+    return x.transpose(2, 3).reshape(-1, size, size, c)
+
+
+def join_windows(windows: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
+    """The inverse of `partition_windows` for an image of `shape` (H, W) tokens."""
+    h, w = shape
+    rows, columns = -(-h // size), -(-w // size)
+    x = windows.view(-1, rows, columns, size, size, windows.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, rows * size, columns * size, windows.shape[-1])[:, :h, :w]

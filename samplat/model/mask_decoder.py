@@ -1,0 +1,109 @@
+"""The mask decoder of the paper: three masks and a single one, each with a predicted IoU."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from samplat.model.common import MLP, LayerNorm2d
+from samplat.model.transformer import TwoWayTransformer
+
+
+class MaskDecoder(nn.Module):
+    """Output tokens query the image; each mask token's MLP gives the weights of a linear classifier.
+
+    Args:
+        dim: channels of the embedding.
+        multimask_outputs: masks returned for an ambiguous prompt.
+    """
+
+    def __init__(
+        self, *, transformer: TwoWayTransformer, dim: int = 256, multimask_outputs: int = 3
+    ) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.mask_count = multimask_outputs + 1
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(self.mask_count, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(dim, dim, dim // 8, 3) for _ in range(self.mask_count)
+        )
+        self.iou_prediction_head = MLP(dim, 256, self.mask_count, 3)
+
+    def forward(
+        self, features: tuple[Tensor, ...], image_pe: Tensor, sparse: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decode P prompts of each of B images, image by image in order.
+
+        Args:
+            features: the image embedding (B, C, h, w), then any finer features of the encoder.
+            image_pe: (B or 1, C, h, w).
+            sparse: (B · P, N, C) prompt tokens.
+            dense: (B · P, C, h, w) dense prompt embedding.
+
+        Returns:
+            mask logits (B · P, 4, H, W), the single mask first, and predicted IoU (B · P, 4).
+        """
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
+        image, pe = _per_prompt(features[0], len(sparse)), _per_prompt(image_pe, len(sparse))
+        hidden, keys = self.transformer(image + dense, pe, tokens)
+        keys = keys.transpose(1, 2).reshape(dense.shape)
+        masks = self._masks(hidden[:, 1 : 1 + self.mask_count], keys, features[1:])
+        return masks, self.iou_prediction_head(hidden[:, 0])
+
+    def _masks(self, tokens: Tensor, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        upscaled = self._upscale(keys, fine)
+        pairs = zip(self.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
+        weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
+        return (weights @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[-2:])
+
+    def _upscale(self, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        upscaled: Tensor = self.output_upscaling(keys)
+        return upscaled
+
+
+class FineMaskDecoder(MaskDecoder):
+    """A mask decoder that adds the encoder's finer features while it upscales.
+
+    Edges come from features at the mask's own resolution (as in HQ-SAM and SAM 2) instead of
+    having to fit into the embedding, which can then be narrow.
+
+    Args:
+        fine_channels: channels of the encoder's features at twice the embedding's resolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        transformer: TwoWayTransformer,
+        dim: int = 128,
+        fine_channels: int = 32,
+        multimask_outputs: int = 3,
+    ) -> None:
+        super().__init__(transformer=transformer, dim=dim, multimask_outputs=multimask_outputs)
+        self.output_upscaling = nn.ConvTranspose2d(dim, fine_channels, 2, stride=2)  # type: ignore[assignment]
+        self.fine_norm = LayerNorm2d(fine_channels)
+        self.fine_mix = nn.Conv2d(fine_channels, fine_channels, 1)
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP(dim, dim, fine_channels, 3) for _ in range(self.mask_count)
+        )
+
+    def _upscale(self, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
+        merged = self.output_upscaling(keys) + _per_prompt(fine[0], len(keys))
+        mixed: Tensor = self.fine_mix(nn.functional.gelu(self.fine_norm(merged)))
+        return mixed
+
+
+def _per_prompt(x: Tensor, prompts: int) -> Tensor:
+    """(B, ...) as (prompts, ...): each image's entry once for each of its prompts."""
+    if len(x) == 1:
+        return x.expand(prompts, *x.shape[1:])
+    return x.repeat_interleave(prompts // len(x), dim=0)

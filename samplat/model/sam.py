@@ -1,0 +1,166 @@
+"""Segment Anything: image encoder, prompt encoder and mask decoder put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samplat.model.conv_encoder import ConvImageEncoder
+from samplat.model.guided_prompt_encoder import GuidedPromptEncoder
+from samplat.model.image_encoder import ImageEncoderViT
+from samplat.model.mask_decoder import FineMaskDecoder, MaskDecoder
+from samplat.model.prompt_encoder import PromptEncoder
+from samplat.model.tiny_vit import TinyViT
+from samplat.model.transformer import TwoWayTransformer
+
+
+class Sam(nn.Module):
+    """The three networks and the normalisation of pixels.
+
+    Args:
+        image_size: side of the square input in pixels.
+        mask_stride: pixels of the input per pixel of the mask logits.
+    """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        *,
+        image_size: int,
+        mask_stride: int = 4,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        self.image_size = image_size
+        self.mask_stride = mask_stride
+        mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
+        self.register_buffer("pixel_mean", mean.view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", std.view(3, 1, 1), persistent=False)
+
+    @property
+    def mask_input_size(self) -> tuple[int, int]:
+        """Height and width of mask logits, as they come out and as they go in as a prompt."""
+        side = self.image_size // self.mask_stride
+        return (side, side)
+
+    def preprocess(self, pixels: Tensor) -> Tensor:
+        """Normalise pixels 0..255 (B, 3, h, w) and zero-pad them to the square input."""
+        h, w = pixels.shape[-2:]
+        return F.pad(self.normalise(pixels), (0, self.image_size - w, 0, self.image_size - h))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Pixels 0..255 (B, 3, h, w) with the training data's mean 0 and standard deviation 1."""
+        return (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Features of pixels 0..255 (B, 3, h, w), h and w at most `image_size`.
+
+        Returns:
+            the embedding (B, C, H, W), then finer features where the encoder has them.
+        """
+        features: tuple[Tensor, ...] = self.image_encoder(self.preprocess(pixels))
+        return features
+
+    def decode(
+        self,
+        features: tuple[Tensor, ...],
+        *,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks for P prompts of one image, coordinates in pixels of the model's input.
+
+        Args:
+            features: what `encode` returned for one image.
+            points: (P, K, 2) x, y.
+            labels: (P, K) 1 object, 0 background, -1 padding.
+            boxes: (P, 4) x0, y0, x1, y1.
+            masks: (P, 1, *mask_input_size) logits.
+
+        Returns:
+            logits (P, 4, *mask_input_size), the single mask first, and predicted IoU (P, 4).
+        """
+        sparse, dense = self.prompt_encoder(features[0], points, labels, boxes, masks)
+        pe = self.prompt_encoder.dense_pe().to(features[0].dtype)
+        out: tuple[Tensor, Tensor] = self.mask_decoder(features, pe, sparse, dense)
+        return out
+
+
+def build_vit(
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    global_blocks: tuple[int, ...],
+    image_size: int = 1024,
+) -> Sam:
+    """SAM with a plain ViT, random weights."""
+    encoder = ImageEncoderViT(
+        image_size=image_size, dim=dim, depth=depth, heads=heads, global_blocks=global_blocks
+    )
+    return _paper_heads(encoder, image_size)
+
+
+def build_vit_b(image_size: int = 1024) -> Sam:
+    """ViT-B: 91 M parameters in the encoder."""
+    return build_vit(
+        dim=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11), image_size=image_size
+    )
+
+
+def build_vit_l(image_size: int = 1024) -> Sam:
+    """ViT-L: 308 M parameters in the encoder."""
+    return build_vit(
+        dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23), image_size=image_size
+    )
+
+
+def build_vit_h(image_size: int = 1024) -> Sam:
+    """ViT-H: 636 M parameters in the encoder."""
+    return build_vit(
+        dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31), image_size=image_size
+    )
+
+
+def build_vit_t(image_size: int = 1024) -> Sam:
+    """TinyViT-5M as in MobileSAM."""
+    return _paper_heads(TinyViT(image_size=image_size), image_size)
+
+
+def build_conv(image_size: int = 512) -> Sam:
+    """The bundled model's architecture: convolutional encoder, guided prompts, fine masks."""
+    prompt_encoder = GuidedPromptEncoder(
+        dim=128, embedding_size=image_size // ConvImageEncoder.stride, image_size=image_size
+    )
+    decoder = FineMaskDecoder(
+        transformer=TwoWayTransformer(dim=128, heads=4, mlp_dim=512), dim=128, fine_channels=32
+    )
+    return Sam(ConvImageEncoder(), prompt_encoder, decoder, image_size=image_size)
+
+
+BUILDERS: dict[str, Callable[..., Sam]] = {
+    "vit_b": build_vit_b,
+    "vit_l": build_vit_l,
+    "vit_h": build_vit_h,
+    "vit_t": build_vit_t,
+    "conv": build_conv,
+}
+"""Architecture name to builder; each takes `image_size`."""
+
+
+def _paper_heads(encoder: nn.Module, image_size: int) -> Sam:
+    prompt_encoder = PromptEncoder(embedding_size=image_size // 16, image_size=image_size)
+    decoder = MaskDecoder(transformer=TwoWayTransformer())
+    return Sam(encoder, prompt_encoder, decoder, image_size=image_size)
