@@ -9,7 +9,7 @@ which tiles, links or groups are visited.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,22 +181,24 @@ class Parts:
         return (self.ids >> np.uint64(32)).astype(np.int64)
 
 
-def collect_parts(objects: Sequence[TileObjects]) -> Parts:
-    """The objects of several tiles, in order of tile."""
-    tiles = sorted(objects, key=lambda o: o.tile.index)
+def as_parts(objects: TileObjects) -> Parts:
+    """The objects of one tile, without their masks."""
+    return Parts(**{f.name: getattr(objects, f.name) for f in fields(Parts)})
 
-    def joined(name: str, empty: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.concatenate([empty, *(getattr(o, name) for o in tiles)])
 
-    return Parts(
-        ids=joined("ids", np.zeros(0, np.uint64)),  # type: ignore[arg-type]
-        owned_areas=joined("owned_areas", np.zeros(0, np.int64)),  # type: ignore[arg-type]
-        owned_boxes=joined("owned_boxes", np.zeros((0, 6), np.int64)),  # type: ignore[arg-type]
-        predicted_iou=joined("predicted_iou", np.zeros(0, np.float32)),  # type: ignore[arg-type]
-        stability=joined("stability", np.zeros(0, np.float32)),  # type: ignore[arg-type]
-        points=joined("points", np.zeros((0, 2), np.float32)),  # type: ignore[arg-type]
-        cut=joined("cut", np.zeros(0, np.uint8)),  # type: ignore[arg-type]
+def join_parts(parts: Sequence[Parts]) -> Parts:
+    """The parts of several tiles, which come in order of tile."""
+    empty = Parts(
+        ids=np.zeros(0, np.uint64),
+        owned_areas=np.zeros(0, np.int64),
+        owned_boxes=np.zeros((0, 6), np.int64),
+        predicted_iou=np.zeros(0, np.float32),
+        stability=np.zeros(0, np.float32),
+        points=np.zeros((0, 2), np.float32),
+        cut=np.zeros(0, np.uint8),
     )
+    names = (f.name for f in fields(Parts))
+    return Parts(**{n: np.concatenate([getattr(p, n) for p in (empty, *parts)]) for n in names})
 
 
 def final_ids(parts: Parts, roots: NDArray[np.uint64], min_area: int) -> NDArray[np.uint32]:

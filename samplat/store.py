@@ -17,7 +17,6 @@ a result whose inputs changed is stale, not wrong.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import shutil
@@ -431,7 +430,6 @@ def _memory_array(shape: tuple[int, ...], shard: tuple[int, ...]) -> tuple[Any, 
     return array, content
 
 
-@functools.lru_cache(maxsize=8)
 def _labels_header(grid: TileGrid) -> bytes:
     _, content = _memory_array(grid.shape, grid.tile_shape)
     header: bytes = content["zarr.json"].to_bytes()

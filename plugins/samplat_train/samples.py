@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from plugins.samplat_train.augment import recoloured, turned
-from plugins.samplat_train.recipe import Recipe
+from samplat_train.augment import recoloured, turned
+from samplat_train.recipe import Recipe
 from samplat import InputError
 
 DENSE_STRIDE = 4

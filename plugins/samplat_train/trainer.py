@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from plugins.samplat_train import clicks, losses
-from plugins.samplat_train.recipe import Recipe
-from plugins.samplat_train.samples import Batch, CropBatches
+from samplat_train import clicks, losses
+from samplat_train.recipe import Recipe
+from samplat_train.samples import Batch, CropBatches
 from samplat import InputError, SamplatError
 from samplat.model.sam import BUILDERS, Sam
 

@@ -1,0 +1,55 @@
+"""Scenes drawn beforehand, to a folder that training reads: drawing in the loop would cost more
+than the training step itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat_train.scenes import draw_scene
+
+
+def write_scenes(
+    folder: Path,
+    count: int,
+    *,
+    size: int = 512,
+    seed: int = 0,
+    workers: int = 1,
+    on_scene: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Draw `count` scenes of `size` pixels a side as `.npy` files; those already there are kept.
+
+    Scene i depends on `seed` and i alone, so that an interrupted run can go on, and more can follow.
+    """
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(count) if not (folder / "labels" / f"{i:06}.npy").exists()]
+    draw = partial(_draw, folder, size, seed)
+    if workers == 1:
+        for done, _ in enumerate(map(draw, missing), 1):
+            on_scene(done)
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(draw, missing, chunksize=4), 1):
+            on_scene(done)
+
+
+def _draw(folder: Path, size: int, seed: int, i: int) -> None:
+    scene = draw_scene(np.random.default_rng((seed, i)), size=size)
+    _write(folder / "images" / f"{i:06}.npy", scene.image)
+    # The labels come last: their presence says that the scene is whole.
+    _write(folder / "labels" / f"{i:06}.npy", scene.labels)
+
+
+def _write(path: Path, array: NDArray[np.generic]) -> None:
+    partial_path = path.with_suffix(".partial")
+    with partial_path.open("wb") as file:
+        np.save(file, array)
+    os.replace(partial_path, path)

@@ -1,0 +1,293 @@
+"""Masks of everything in an image, from a grid of points (paper, section 4 and appendix B)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samplat.checkpoints import Model
+from samplat.embedding import Embedding
+from samplat.errors import InputError
+from samplat.masks import (
+    MaskSet,
+    box_nms,
+    concatenate,
+    decode_rle,
+    encode_rle,
+    mask_box,
+    remove_small_regions,
+)
+from samplat.pixels import as_uint8
+from samplat.predict import CPU_CHUNK, decode, embed, upscale_logits
+from samplat.prompts import Prompts
+
+CROP_EDGE_TOLERANCE = 20
+"""A mask whose box comes this close, in pixels, to a crop's inner edge is taken as cut off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridParameters:
+    """Parameters of `generate_masks`; the names and defaults of the reference generator.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    points_per_side: int | None = 32
+    """Points along each side of the image; None when `point_grids` is given."""
+    points_per_batch: int = 64
+    """Points decoded and filtered together: bounds memory, does not change the masks."""
+    pred_iou_thresh: float = 0.88
+    """Masks of a lower predicted IoU are dropped; 0..1."""
+    stability_score_thresh: float = 0.95
+    """Masks of a lower stability score are dropped; 0..1."""
+    stability_score_offset: float = 1.0
+    """Shift of the threshold, in logits, for the stability score."""
+    box_nms_thresh: float = 0.7
+    """IoU of boxes above which the mask of lower predicted IoU is dropped, within a crop."""
+    crop_n_layers: int = 0
+    """Layers of crops to search besides the whole image; layer i has (2^i)² crops."""
+    crop_nms_thresh: float = 0.7
+    """IoU of boxes above which the mask from the larger crop is dropped."""
+    crop_overlap_ratio: float = 512 / 1500
+    """Overlap of the first layer's crops, as a share of the image's short side."""
+    crop_n_points_downscale_factor: int = 1
+    """Points per side of layer i are divided by this to the power of i."""
+    point_grids: Sequence[NDArray[Any]] | None = None
+    """Own points instead of `points_per_side`: (N, 2) x, y in 0..1 for each crop layer."""
+    min_mask_region_area: int = 0
+    """Holes and islands of fewer pixels are removed; 0 leaves them."""
+
+    def __post_init__(self) -> None:
+        if (self.points_per_side is None) == (self.point_grids is None):
+            raise InputError("give either points_per_side or point_grids, the other one None")
+        positive = ("points_per_batch", "crop_n_points_downscale_factor", "points_per_side")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be >= 1, got {value}")
+        if self.crop_n_layers < 0 or self.min_mask_region_area < 0:
+            raise InputError("crop_n_layers and min_mask_region_area must be >= 0")
+        if self.point_grids is not None and len(self.point_grids) != self.crop_n_layers + 1:
+            raise InputError(f"expected {self.crop_n_layers + 1} point grids, one per crop layer")
+
+    def grid(self, layer: int) -> NDArray[np.float32]:
+        """(N, 2) points x, y in 0..1 of a crop layer."""
+        if self.point_grids is not None:
+            return np.asarray(self.point_grids[layer], np.float32).reshape(-1, 2)
+        side = int((self.points_per_side or 1) / self.crop_n_points_downscale_factor**layer)
+        return point_grid(max(1, side))
+
+
+def point_grid(side: int) -> NDArray[np.float32]:
+    """(side², 2) centres of a regular grid of cells over the unit square, row by row."""
+    centres = (np.arange(side, dtype=np.float32) + 0.5) / side
+    x, y = np.meshgrid(centres, centres)
+    return np.stack([x.ravel(), y.ravel()], axis=1)
+
+
+def generate_masks(
+    model: Model, image: Embedding | NDArray[Any], params: GridParameters | None = None, **changes: Any
+) -> MaskSet:
+    """All masks that a grid of points finds, in order of crop and predicted IoU.
+
+    Args:
+        model: from `load_model`.
+        image: an embedding, or the image itself, which layers of crops need.
+        params: parameters; the model's own defaults when None.
+        **changes: single fields of `GridParameters` to change.
+
+    Raises:
+        InputError: unknown or unusable parameters, or crops of an embedding without its image.
+    """
+    params = _parameters(model, params, changes)
+    if isinstance(image, Embedding):
+        if params.crop_n_layers:
+            raise InputError("layers of crops need the image: pass it instead of its embedding")
+        found = _masks_of_embedding(model, image, params, layer=0)
+    else:
+        found = _masks_of_crops(model, as_uint8(image), params)
+    if params.min_mask_region_area:
+        found = _without_small_regions(found, params)
+    return found
+
+
+def _parameters(
+    model: Model, params: GridParameters | None, changes: dict[str, Any]
+) -> GridParameters:
+    try:
+        return replace(params or GridParameters(**model.grid_defaults), **changes)
+    except TypeError as error:
+        known = ", ".join(GridParameters.__dataclass_fields__)
+        raise InputError(f"{error}; parameters are {known}") from error
+
+
+def _masks_of_crops(model: Model, pixels: NDArray[np.uint8], params: GridParameters) -> MaskSet:
+    size = (pixels.shape[0], pixels.shape[1])
+    parts = []
+    for layer, box in crop_boxes(size, params.crop_n_layers, params.crop_overlap_ratio):
+        x0, y0, x1, y1 = box
+        embedding = embed(model, pixels[y0:y1, x0:x1])
+        part = _masks_of_embedding(model, embedding, params, layer)
+        parts.append(_uncrop(part, box, size))
+    found = concatenate(parts)
+    if len(parts) == 1:
+        return found
+    return found.select(box_nms(_inclusive(found), 1 / _crop_areas(found), params.crop_nms_thresh))
+
+
+def crop_boxes(
+    size: tuple[int, int], layers: int, overlap_ratio: float
+) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
+    """Crops of an image (H, W): layer and x0, y0, x1, y1, the whole image first.
+
+    Layer i has 2^i crops a side, overlapping by `overlap_ratio` of the short side at layer 1 and
+    by half as much at each further one (paper, appendix B).
+    """
+    height, width = size
+    yield 0, (0, 0, width, height)
+    for layer in range(1, layers + 1):
+        n = 2**layer
+        overlap = int(overlap_ratio * min(size) * (2 / n))
+        crop_h, crop_w = (-(-(overlap * (n - 1) + extent) // n) for extent in size)
+        for x0 in (int((crop_w - overlap) * i) for i in range(n)):
+            for y0 in (int((crop_h - overlap) * i) for i in range(n)):
+                yield layer, (x0, y0, min(x0 + crop_w, width), min(y0 + crop_h, height))
+
+
+def _masks_of_embedding(
+    model: Model, embedding: Embedding, params: GridParameters, layer: int
+) -> MaskSet:
+    height, width = embedding.original_size
+    points = params.grid(layer) * np.array([width, height], np.float32)
+    step = params.points_per_batch
+    batches = (points[i : i + step] for i in range(0, len(points), step))
+    found = concatenate([_masks_of_points(model, embedding, b, params) for b in batches])
+    return found.select(box_nms(_inclusive(found), found.predicted_iou, params.box_nms_thresh))
+
+
+def _masks_of_points(
+    model: Model, embedding: Embedding, points: NDArray[np.float32], params: GridParameters
+) -> MaskSet:
+    logits, iou, sources = _confident(model, embedding, points, params.pred_iou_thresh)
+    parts = []
+    for i in range(0, len(logits), CPU_CHUNK):
+        full = upscale_logits(model, embedding, logits[i : i + CPU_CHUNK, None])[:, 0]
+        parts.append((full > 0, stability_score(full, params.stability_score_offset)))
+    size = embedding.original_size
+    masks = torch.cat([m for m, _ in parts]) if parts else torch.zeros(0, *size, dtype=torch.bool)
+    stability = torch.cat([s for _, s in parts]) if parts else torch.zeros(0)
+    kept = (stability >= params.stability_score_thresh) & masks.any(dim=2).any(dim=1)
+    index = kept.cpu().numpy()
+    return _mask_set(
+        masks[kept].cpu().numpy(), iou[index], stability[kept].cpu().numpy(), sources[index]
+    )
+
+
+def _confident(
+    model: Model, embedding: Embedding, points: NDArray[np.float32], threshold: float
+) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
+    """Low-resolution logits (N, h, w), predicted IoU and points of the masks above the threshold."""
+    logits, ious, sources = [], [], []
+    for i in range(0, len(points), CPU_CHUNK):
+        chunk = points[i : i + CPU_CHUNK]
+        out, iou = decode(model, embedding, Prompts(points=chunk[:, None]))
+        kept = iou[:, 1:] > threshold
+        logits.append(out[:, 1:][kept])
+        ious.append(iou[:, 1:][kept].cpu().numpy())
+        sources.append(chunk[torch.nonzero(kept)[:, 0].cpu().numpy()])
+    return torch.cat(logits), np.concatenate(ious), np.concatenate(sources)
+
+
+def stability_score(logits: Tensor, offset: float) -> Tensor:
+    """IoU of the masks cut at +offset and at -offset (paper, appendix B): (N, H, W) to (N,)."""
+    strict = (logits > offset).sum(dim=(-2, -1), dtype=torch.int64)
+    lenient = (logits > -offset).sum(dim=(-2, -1), dtype=torch.int64)
+    return strict / lenient.clamp_min(1)
+
+
+def _mask_set(
+    masks: NDArray[np.bool_],
+    iou: NDArray[np.float32],
+    stability: NDArray[np.float32],
+    points: NDArray[np.float32],
+) -> MaskSet:
+    n, height, width = masks.shape
+    return MaskSet(
+        size=(height, width),
+        rles=tuple(encode_rle(m) for m in masks),
+        boxes=np.array([mask_box(m) for m in masks], np.float32).reshape(n, 4),
+        areas=masks.sum(axis=(1, 2), dtype=np.int64),
+        predicted_iou=iou,
+        stability=stability.astype(np.float32),
+        points=points.astype(np.float32).reshape(n, 2),
+        crop_boxes=np.tile(np.array([0, 0, width, height], np.int32), (n, 1)),
+    )
+
+
+def _uncrop(found: MaskSet, box: tuple[int, int, int, int], size: tuple[int, int]) -> MaskSet:
+    """Masks of a crop in the frame of the image; those that the crop's inner edge cuts are dropped."""
+    x0, y0, _, _ = box
+    shift = np.array([x0, y0, x0, y0], np.float32)
+    kept = found.select(~_near_crop_edge(_inclusive(found) + shift, box, size))
+    masks = [_placed(decode_rle(rle, kept.size), box, size) for rle in kept.rles]
+    return replace(
+        kept,
+        size=size,
+        rles=tuple(encode_rle(m) for m in masks),
+        boxes=kept.boxes + shift,
+        points=kept.points + shift[:2],
+        crop_boxes=np.tile(np.array(box, np.int32), (len(kept), 1)),
+    )
+
+
+def _placed(
+    mask: NDArray[np.bool_], box: tuple[int, int, int, int], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    whole = np.zeros(size, dtype=bool)
+    x0, y0, x1, y1 = box
+    whole[y0:y1, x0:x1] = mask
+    return whole
+
+
+def _near_crop_edge(
+    boxes: NDArray[np.float32], crop: tuple[int, int, int, int], size: tuple[int, int]
+) -> NDArray[np.bool_]:
+    image = np.array([0, 0, size[1], size[0]], np.float32)
+    near_crop = np.abs(boxes - np.array(crop, np.float32)) <= CROP_EDGE_TOLERANCE
+    near_image = np.abs(boxes - image) <= CROP_EDGE_TOLERANCE
+    near: NDArray[np.bool_] = (near_crop & ~near_image).any(axis=1)
+    return near
+
+
+def _inclusive(found: MaskSet) -> NDArray[np.float32]:
+    """Boxes whose x1, y1 are the last pixel, as the reference measures them for NMS."""
+    return found.boxes - np.array([0, 0, 1, 1], np.float32)
+
+
+def _crop_areas(found: MaskSet) -> NDArray[np.float64]:
+    x0, y0, x1, y1 = found.crop_boxes.astype(np.float64).T
+    areas: NDArray[np.float64] = (x1 - x0) * (y1 - y0)
+    return areas
+
+
+def _without_small_regions(found: MaskSet, params: GridParameters) -> MaskSet:
+    """Holes and islands removed; of the duplicates that arise, masks that needed no change stay."""
+    if not len(found):
+        return found
+    masks, unchanged = [], []
+    for rle in found.rles:
+        filled, a = remove_small_regions(decode_rle(rle, found.size), params.min_mask_region_area, "holes")
+        cleaned, b = remove_small_regions(filled, params.min_mask_region_area, "islands")
+        masks.append(cleaned)
+        unchanged.append(not (a or b))
+    clean = _mask_set(np.stack(masks), found.predicted_iou, found.stability, found.points)
+    clean = replace(clean, crop_boxes=found.crop_boxes)
+    threshold = max(params.box_nms_thresh, params.crop_nms_thresh)
+    return clean.select(box_nms(_inclusive(clean), np.array(unchanged, np.float32), threshold))
