@@ -24,7 +24,7 @@ from samplat.masks import (
     remove_small_regions,
 )
 from samplat.pixels import as_uint8
-from samplat.predict import CPU_CHUNK, decode, embed, upscale_logits
+from samplat.prediction import CPU_CHUNK, decode, embed, upscale_logits
 from samplat.prompts import Prompts
 
 CROP_EDGE_TOLERANCE = 20

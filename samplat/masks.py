@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -157,7 +158,7 @@ def encode_labels(labels: NDArray[np.integer[Any]], count: int) -> tuple[bytes, 
     order = np.argsort(flat[starts], kind="stable")
     bounds = np.searchsorted(flat[starts][order], np.arange(1, count + 2))
     uncompressed = []
-    for a, b in zip(bounds[:-1], bounds[1:], strict=True):
+    for a, b in pairwise(bounds.tolist()):
         edges = np.stack([starts[order[a:b]], ends[order[a:b]]], axis=1).ravel()
         counts = np.diff(edges, prepend=0, append=flat.size)
         counts = counts[:-1] if counts[-1] == 0 else counts
@@ -238,9 +239,7 @@ def paint_order(masks: MaskSet, overlaps: Overlaps) -> NDArray[np.int64]:
     return np.lexsort((-index, score[overlaps]()))
 
 
-def box_nms(
-    boxes: NDArray[Any], scores: NDArray[Any], iou_threshold: float
-) -> NDArray[np.int64]:
+def box_nms(boxes: NDArray[Any], scores: NDArray[Any], iou_threshold: float) -> NDArray[np.int64]:
     """Greedy non-maximum suppression: indices kept, best score first, ties by index.
 
     Args:

@@ -48,7 +48,8 @@ class TileObjects:
     @property
     def truncated(self) -> NDArray[np.bool_]:
         """(N,) True: the object touches a read edge that is not the image's edge."""
-        return self.cut != 0
+        cut: NDArray[np.bool_] = self.cut != 0
+        return cut
 
     def labels(self) -> NDArray[np.uint32]:
         """(z, y, x) over the read window: local rank + 1, or 0."""
@@ -71,6 +72,7 @@ def tile_objects(
 
     Args:
         masks: in the frame of the read window.
+        tile: the tile.
         valid: (z, y, x) of the read window. True: data; masks are cut to it.
         image_shape: (z, y, x).
         overlaps: which mask gets a pixel that several claim.

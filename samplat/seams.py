@@ -105,8 +105,10 @@ def match_strip(
     """Pairs of provisional ids that are one object, (E, 2).
 
     Args:
-        first, second: objects of two tiles whose read windows overlap.
-        first_labels, second_labels: what their `labels()` returned.
+        first: objects of a tile.
+        second: objects of another tile, whose read window overlaps.
+        first_labels: what `first.labels()` returned.
+        second_labels: what `second.labels()` returned.
         rules: thresholds.
     """
     strip = first.tile.read.intersection(second.tile.read)
@@ -153,7 +155,8 @@ def find_roots(ids: NDArray[np.uint64], links: NDArray[np.uint64]) -> NDArray[np
     _, group = connected_components(graph, directed=False)
     # ids ascend, so the first member of a group is its smallest
     _, first = np.unique(group, return_index=True)
-    return ids[first[group]]
+    roots: NDArray[np.uint64] = ids[first[group]]
+    return roots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,15 +34,15 @@ from numpy.typing import NDArray
 from samplat import files
 from samplat.errors import JobError
 from samplat.objects import TileObjects
-from samplat.tiles import Tile, TileGrid, Window
+from samplat.shards import HOLE, decode_shard, encode_shard, labels_header
+from samplat.tiles import Tile, TileGrid
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-HOLE = 2**32 - 1
-"""Label of the pixels of a quarantined tile, and fill value of the label array: not background."""
-
 Outcome = Literal["done", "skipped", "quarantined"]
+__all__ = ["HOLE", "JobStore", "TileRecord"]
+
 FOLDERS = ("tiles", "objects", "seams", "labels", "painted")
 BOX_COLUMNS = ("z0", "y0", "x0", "z1", "y1", "x1")
 
@@ -80,8 +80,6 @@ class JobStore:
     def labels_path(self) -> Path:
         """The zarr array of final labels."""
         return self.path / "labels"
-
-    # -- opening ---------------------------------------------------------------------------------
 
     @contextmanager
     def lease(self) -> Iterator[None]:
@@ -172,8 +170,6 @@ class JobStore:
             shutil.rmtree(self.path / folder, ignore_errors=True)
         (self.path / "run.json").unlink(missing_ok=True)
 
-    # -- tiles -----------------------------------------------------------------------------------
-
     def _file(self, folder: str, index: int, suffix: str) -> Path:
         return self.path / folder / f"{index:06d}{suffix}"
 
@@ -209,8 +205,6 @@ class JobStore:
         path = self._file("objects", tile.index, ".parquet")
         data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
         return _objects_from(_table_from(data), tile)
-
-    # -- seams -----------------------------------------------------------------------------------
 
     def write_links(self, index: int, links: NDArray[np.uint64], inputs: str) -> str:
         """Write the links of a tile to tiles of higher index; returns the digest of the file.
@@ -285,15 +279,15 @@ class JobStore:
         path = self.path / "seams" / "table.parquet"
         return _table_from(_checked(path, marker.get("table"), "the table of objects"))
 
-    # -- labels ----------------------------------------------------------------------------------
-
     def write_labels_header(self, grid: TileGrid) -> None:
         """Describe the label array, so that any zarr reader can open it."""
-        files.write_atomic(self.labels_path / "zarr.json", _labels_header(grid))
+        files.write_atomic(self.labels_path / "zarr.json", labels_header(grid))
 
-    def write_shard(self, grid: TileGrid, tile: Tile, labels: NDArray[np.uint32], inputs: str) -> str:
+    def write_shard(
+        self, grid: TileGrid, tile: Tile, labels: NDArray[np.uint32], inputs: str
+    ) -> str:
         """Write the labels (z, y, x) of a tile's write window; returns the digest of the file."""
-        data = _encode_shard(labels, grid.tile_shape)
+        data = encode_shard(labels, grid.tile_shape)
         path = self._shard_path(grid, tile)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, data)
@@ -309,7 +303,7 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json"))
         if marker is None or marker["inputs"] != inputs:
             return False
-        return _digest(self._shard_path(grid, tile)) == marker["sha256"]
+        return bool(_digest(self._shard_path(grid, tile)) == marker["sha256"])
 
     def read_shard(self, grid: TileGrid, tile: Tile) -> NDArray[np.uint32]:
         """The labels (z, y, x) of a tile's write window.
@@ -320,7 +314,7 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json")) or {}
         what = f"the labels of tile {tile.index}"
         data = _checked(self._shard_path(grid, tile), marker.get("sha256"), what)
-        return _decode_shard(data, tile.write, grid.tile_shape)
+        return decode_shard(data, tile.write, grid.tile_shape)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -360,7 +354,7 @@ def _table_from(data: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(pa.BufferReader(data))
+    return pq.read_table(pa.BufferReader(data), use_threads=False)
 
 
 def _objects_table(objects: TileObjects) -> pa.Table:
@@ -398,55 +392,3 @@ def _objects_from(table: pa.Table, tile: Tile) -> TileObjects:
         points=np.stack([column["point_x"], column["point_y"]], axis=1),
         cut=column["cut"],
     )
-
-
-# A shard is encoded in memory and written by `write_atomic`: zarr's own store renames without
-# fsync and leaves temporary files behind when it is killed.
-
-
-def _chunk_shape(shard: tuple[int, ...]) -> tuple[int, ...]:
-    """The largest divisor up to 256 of each side, or the whole side when that is below 32."""
-    divisors = (max(d for d in range(1, min(n, 256) + 1) if n % d == 0) for n in shard)
-    return tuple(d if d >= 32 else n for d, n in zip(divisors, shard, strict=True))
-
-
-def _memory_array(shape: tuple[int, ...], shard: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
-    import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-    from zarr.storage import MemoryStore
-
-    content: dict[str, Any] = {}
-    array = zarr.create_array(
-        MemoryStore(content),
-        shape=shape,
-        shards=shard,
-        chunks=_chunk_shape(shard),
-        dtype="uint32",
-        compressors=[ZstdCodec(level=3), Crc32cCodec()],
-        fill_value=HOLE,
-        dimension_names=["z", "y", "x"],
-        attributes={"hole": HOLE, "background": 0},
-    )
-    return array, content
-
-
-def _labels_header(grid: TileGrid) -> bytes:
-    _, content = _memory_array(grid.shape, grid.tile_shape)
-    header: bytes = content["zarr.json"].to_bytes()
-    return header
-
-
-def _encode_shard(labels: NDArray[np.uint32], shard: tuple[int, ...]) -> bytes:
-    array, content = _memory_array(labels.shape, shard)
-    array[...] = labels
-    data: bytes = content["c/" + "/".join("0" * labels.ndim)].to_bytes()
-    return data
-
-
-def _decode_shard(data: bytes, window: Window, shard: tuple[int, ...]) -> NDArray[np.uint32]:
-    from zarr.core.buffer import cpu
-
-    array, content = _memory_array(window.shape, shard)
-    content["c/" + "/".join("0" * len(shard))] = cpu.Buffer.from_bytes(data)
-    labels: NDArray[np.uint32] = np.asarray(array[...])
-    return labels

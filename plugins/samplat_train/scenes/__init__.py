@@ -2,11 +2,19 @@
 
 import numpy as np
 
+from .abstract import draw_abstract
 from .aerial import draw_aerial
 from .canvas import Scene
+from .medical import draw_medical
+from .microscopy import draw_microscopy
+from .natural import draw_natural
 
 _FAMILIES = {
     "aerial": (0.35, draw_aerial),
+    "natural": (0.30, draw_natural),
+    "microscopy": (0.20, draw_microscopy),
+    "medical": (0.10, draw_medical),
+    "abstract": (0.05, draw_abstract),
 }
 KINDS: tuple[str, ...] = tuple(_FAMILIES)
 """Names that `draw_scene` accepts as `kind`."""

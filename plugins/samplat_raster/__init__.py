@@ -1,0 +1,46 @@
+"""Rasters: anything with pixels on the ground, read through GDAL, written as COG, zarr or vectors.
+
+Nothing heavy is imported here: `samplat --help` loads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from samplat import hookimpl
+
+if TYPE_CHECKING:
+    import typer
+
+    from samplat import Exporter, SourceFactory
+
+REQUIRES = ("geopandas", "pyogrio", "pyproj", "rasterio", "shapely")
+"""Libraries of the extra `samplat[raster]`."""
+
+
+@hookimpl
+def register_sources(register: Callable[[SourceFactory], None]) -> None:
+    """Rasters on disk or behind a URL."""
+    from samplat_raster.source import RasterFactory
+
+    register(RasterFactory())
+
+
+@hookimpl
+def register_exporters(register: Callable[[Exporter], None]) -> None:
+    """Label rasters and polygons."""
+    from samplat_raster.cog import CogExporter
+    from samplat_raster.geozarr import ZarrExporter
+    from samplat_raster.vector import GeoPackageExporter, GeoParquetExporter
+
+    for exporter in (CogExporter(), ZarrExporter(), GeoParquetExporter(), GeoPackageExporter()):
+        register(exporter)
+
+
+@hookimpl
+def register_commands(app: typer.Typer) -> None:
+    """The command `tile-segment`."""
+    from samplat_raster.commands import tile_segment
+
+    app.command("tile-segment")(tile_segment)

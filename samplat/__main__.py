@@ -1,0 +1,5 @@
+"""`python -m samplat` is the command `samplat`."""
+
+from samplat.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""What the core itself registers, through the hooks that every plugin uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from samplat.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from samplat.checkpoints import ModelSpec
+    from samplat.executors import ExecutorFactory
+    from samplat.job import SegmenterFactory
+    from samplat.pixels import Rescaler
+
+
+@hookimpl
+def register_models(register: Callable[[ModelSpec], None]) -> None:
+    """The bundled model and the published ones."""
+    from samplat.checkpoints import registry
+
+    for spec in registry().values():
+        register(spec)
+
+
+@hookimpl
+def register_rescalers(register: Callable[[Rescaler], None]) -> None:
+    """A percentile stretch, and none."""
+    from samplat.pixels import IdentityRescaler, PercentileRescaler
+
+    register(PercentileRescaler())
+    register(IdentityRescaler())
+
+
+@hookimpl
+def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
+    """The grid of points."""
+    from samplat.segmenters import AutomaticFactory
+
+    register(AutomaticFactory())
+
+
+@hookimpl
+def register_executors(register: Callable[[ExecutorFactory], None]) -> None:
+    """One thread, or a few of them."""
+    from samplat.executors import SerialFactory, ThreadsFactory
+
+    register(SerialFactory())
+    register(ThreadsFactory())

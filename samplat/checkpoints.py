@@ -1,0 +1,276 @@
+"""Models by name or file: what is known of them, and how their weights become a network.
+
+How files are read is in `weight_files`, whose names they use in `dialects`, and how they come from
+the network in `downloads`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import importlib.resources
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from samplat import downloads
+from samplat.dialects import check_complete, fit_positions, recognise, to_official
+from samplat.errors import CheckpointError, InputError
+from samplat.weight_files import read_weights, write_weights
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Size, Tensor
+
+    from samplat.model.sam import Sam
+
+PRECISIONS = ("auto", "fp32", "bf16")
+"""What `load_model` takes; "auto" is bf16 where the hardware computes in it, else fp32."""
+FORMAT = "samplat 1"
+"""The `format` in the metadata of our own weight files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is known of a model before its weights are here."""
+
+    name: str
+    """What `load_model` and `--model` take."""
+    architecture: str
+    """"vit_b", "vit_l", "vit_h", "vit_t" (MobileSAM's TinyViT) or "conv" (the bundled model's)."""
+    image_size: int = 1024
+    """Side of the model's square input, in pixels."""
+    url: str | None = None
+    """Where the weights are published; None for bundled weights, or when there is no plain file."""
+    sha256: str | None = None
+    """Hexadecimal SHA-256 of the file, or the beginning of it; None: not published."""
+    size: int | None = None
+    """Size of the file in bytes; None: not known."""
+    licence: str
+    """SPDX identifier of the weights' licence."""
+    description: str
+    """One line: what it is for, and how large."""
+    path: Path | None = None
+    """The file of weights that come with the installation; None: they are downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network with its weights, ready for inference. Values of one model never change."""
+
+    sam: Sam
+    """The network on its device, in evaluation mode, without gradients, weights in fp32."""
+    name: str
+    """Name of its spec, or the one in its file, or the file's stem."""
+    architecture: str
+    """Key of `samplat.model.sam.BUILDERS`."""
+    weights_sha256: str
+    """Names the weights as used: the file's SHA-256, or one of that and a chosen image size."""
+    precision: str
+    """"fp32" or "bf16": what `embed` and `predict` compute in."""
+    device: torch.device
+    """Where the network lives."""
+
+
+def registry() -> dict[str, ModelSpec]:
+    """The models that samplat knows without plugins, by name."""
+    return {spec.name: spec for spec in (_bundled(), *_PUBLISHED)}
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    image_size: int | None = None,
+    models: Mapping[str, ModelSpec] | None = None,
+    offline: bool = False,
+) -> Model:
+    """A model by its name, downloading it if need be, or from a file of weights.
+
+    Args:
+        name_or_path: a name of `models`, or a file: an official `.pth`, MobileSAM's, MedSAM's or
+            micro-sam's, Hugging Face's `SamModel` or our own safetensors. Which one it is, is told
+            by the names and shapes of its tensors.
+        device: "auto" (CUDA if there is any, else the CPU) or what `torch.device` takes.
+        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it.
+        image_size: another side of the model's input than the weights', a multiple of 32 pixels;
+            positions are interpolated.
+        models: models by name instead of `registry()`; plugins add theirs this way.
+        offline: forbid downloads.
+
+    Raises:
+        CheckpointError: no such model or file; a damaged, partial or foreign one; or a refused one
+            whose loading would run code; or it cannot be downloaded.
+        InputError: a parameter is unusable.
+    """
+    known = registry() if models is None else models
+    target = _device(device)
+    resolved = _precision(precision, target)
+    spec, path = _locate(name_or_path, known, offline=offline)
+    digest = _verified_digest(path, spec)
+    try:
+        sam, architecture, stated = _read_sam(path, spec, image_size)
+    except CheckpointError as error:
+        raise _placed(error, path) from error
+    return Model(
+        sam=sam.to(target),
+        name=spec.name if spec else stated or path.stem,
+        architecture=architecture,
+        weights_sha256=_combined(digest, image_size),
+        precision=resolved,
+        device=target,
+    )
+
+
+def save_model(
+    sam: Sam,
+    path: str | os.PathLike[str],
+    *,
+    name: str,
+    architecture: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a network as safetensors, parameters in fp16 and running statistics as they are.
+
+    Args:
+        sam: the network.
+        path: the file; it is whole or absent, even after a crash.
+        name: the model's name.
+        architecture: key of `samplat.model.sam.BUILDERS`.
+        metadata: more to record: licence, training data, seconds.
+
+    Raises:
+        CheckpointError: a weight does not fit into fp16, or the file cannot be written.
+    """
+    narrow = {n: _half(n, p) for n, p in sam.named_parameters()}
+    state = {n: narrow.get(n, t).detach().cpu().contiguous() for n, t in sam.state_dict().items()}
+    facts = {"name": name, "architecture": architecture, "image_size": str(sam.image_size)}
+    write_weights(Path(path), state, {**(metadata or {}), **facts, "format": FORMAT})
+
+
+def download(
+    name: str, *, offline: bool = False, models: Mapping[str, ModelSpec] | None = None
+) -> Path:
+    """The verified file of a known model, fetched if it is not here yet.
+
+    Args:
+        name: of `models`.
+        offline: only look; `$SAMPLAT_OFFLINE` does the same.
+        models: models by name instead of `registry()`.
+
+    Raises:
+        CheckpointError: an unknown name; not here and offline; unreachable, cut off or altered.
+    """
+    spec = _spec(name, registry() if models is None else models)
+    path = _fetch(spec, offline=offline)
+    _verified_digest(path, spec)
+    return path
+
+
+def cached_path(spec: ModelSpec) -> Path:
+    """Where a model's weights are, or will be once they are downloaded."""
+    if spec.path is not None:
+        return spec.path
+    suffix = PurePosixPath(urlsplit(spec.url or "").path).suffix or ".pth"
+    return downloads.home() / "models" / f"{spec.name}{suffix}"
+
+
+def weights_digest(
+    name_or_path: str | os.PathLike[str], *, models: Mapping[str, ModelSpec] | None = None
+) -> str:
+    """The `weights_sha256` that a model will have, without building it.
+
+    Raises:
+        CheckpointError: no such model or file, or it is not here and its digest is not published.
+    """
+    known = registry() if models is None else models
+    spec = known.get(str(name_or_path))
+    if spec and spec.sha256 and len(spec.sha256) == 64:
+        return spec.sha256
+    return _verified_digest(*reversed(_locate(name_or_path, known, offline=False)))
+
+
+def _locate(
+    name_or_path: str | os.PathLike[str], known: Mapping[str, ModelSpec], *, offline: bool
+) -> tuple[ModelSpec | None, Path]:
+    path = Path(name_or_path)
+    if isinstance(name_or_path, str) and name_or_path in known:
+        spec = known[name_or_path]
+        return spec, _fetch(spec, offline=offline)
+    if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
+        if not path.exists():
+            _spec(name_or_path, known)
+    return None, path
+
+
+def _spec(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+    raise CheckpointError(f"there is no model called {name!r}; {hint} A path to a file works too")
+
+
+def _fetch(spec: ModelSpec, *, offline: bool) -> Path:
+    path = cached_path(spec)
+    if path.is_file():
+        return path
+    if spec.path is not None:
+        raise CheckpointError(f"{path} is missing from this installation; install samplat again")
+    if spec.url is None:
+        raise CheckpointError(f"{spec.name} is not published as a plain file; place it as {path}")
+    return downloads.fetch(
+        spec.url, path, sha256=spec.sha256, size=spec.size, offline=offline
+    )
+
+
+def _verified_digest(path: Path, spec: ModelSpec | None) -> str:
+    try:
+        if spec is not None:
+            downloads.check_file(path, sha256=spec.sha256, size=spec.size)
+        return downloads.file_sha256(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; delete it and download again") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_sam(
+    path: Path, spec: ModelSpec | None, image_size: int | None
+) -> tuple[Sam, str, str | None]:
+    """The network in a file, its architecture, and the name that the file states."""
+    content, metadata = read_weights(path)
+    state = {name: _widen(tensor) for name, tensor in to_official(content).items()}
+    network = recognise(state, metadata)
+    if spec is not None and network.architecture != spec.architecture:
+        raise CheckpointError(f"expected {spec.architecture} for {spec.name}, got {network.architecture}")
+    sam = _skeleton(network.architecture, network.image_size)
+    check_complete(state, _shapes(sam), network.architecture)
+    if image_size is not None and image_size != network.image_size:
+        sam = _skeleton(network.architecture, _checked_size(image_size))
+        state = fit_positions(state, _shapes(sam))
+    sam.load_state_dict(state, assign=True)
+    return sam.eval().requires_grad_(False), network.architecture, metadata.get("name")
+
+
+def _skeleton(architecture: str, image_size: int) -> Sam:
+    """A network without memory for its weights, since they are about to be assigned."""
+    import torch
+
+    from samplat.model.sam import BUILDERS, Sam
+
+    with torch.device("meta"):
+        sam = BUILDERS[architecture](image_size=image_size)
+    # Put together again, so that the constants of the preprocessing are real.
+    return Sam(
+        sam.image_encoder,
+        sam.prompt_encoder,
+        sam.mask_decoder,
+        image_size=image_size,
+        mask_stride=sam.mask_stride,
+    )
