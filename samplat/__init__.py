@@ -20,21 +20,64 @@ _HOME = {
     "automatic": ("GridParameters", "generate_masks"),
     "checkpoints": ("Model", "ModelSpec", "load_model", "save_model"),
     "embedding": ("Embedding", "EmbeddingKey"),
+    "hookspecs": ("Exporter", "Prompter", "hookimpl"),
+    "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
-    "pixels": ("ImageInfo", "ImageSource", "SourceFactory", "SourceSpec", "Stretch"),
+    "pipeline": ("run_job",),
+    "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
+    "plugins": ("registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
+    "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
+    "shards": ("HOLE",),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "HOLE",
     "CheckpointError",
+    "Embedding",
+    "EmbeddingKey",
+    "Exporter",
+    "GridParameters",
+    "ImageInfo",
+    "ImageSource",
     "InputError",
     "JobError",
+    "JobResult",
+    "MaskSet",
+    "Model",
+    "ModelSpec",
+    "Plan",
     "PluginError",
+    "Prediction",
+    "Progress",
+    "Prompter",
+    "Prompts",
+    "Rescaler",
     "SamplatError",
-    *sorted(_MODULE_OF),
+    "SegmentJob",
+    "Segmenter",
+    "SegmenterFactory",
+    "SourceFactory",
+    "SourceSpec",
+    "Stretch",
+    "Tile",
+    "TileGrid",
+    "Window",
+    "choose_progress",
+    "embed",
+    "generate_masks",
+    "hookimpl",
+    "load_model",
+    "mask_set",
+    "plan",
+    "predict",
+    "registry",
+    "run_job",
+    "save_model",
+    "segment",
 ]
 
 
@@ -52,8 +95,21 @@ if TYPE_CHECKING:
     from samplat.automatic import GridParameters, generate_masks
     from samplat.checkpoints import Model, ModelSpec, load_model, save_model
     from samplat.embedding import Embedding, EmbeddingKey
+    from samplat.hookspecs import Exporter, Prompter, hookimpl
+    from samplat.job import JobResult, Plan, SegmentJob, Segmenter, SegmenterFactory, plan
     from samplat.masks import MaskSet, mask_set
-    from samplat.pixels import ImageInfo, ImageSource, SourceFactory, SourceSpec, Stretch
+    from samplat.pipeline import run_job
+    from samplat.pixels import (
+        ImageInfo,
+        ImageSource,
+        Rescaler,
+        SourceFactory,
+        SourceSpec,
+        Stretch,
+    )
+    from samplat.plugins import registry, segment
     from samplat.prediction import Prediction, embed, predict
+    from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
+    from samplat.shards import HOLE
     from samplat.tiles import Tile, TileGrid, Window

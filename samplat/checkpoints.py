@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from samplat import downloads
 from samplat.dialects import check_complete, fit_positions, recognise, to_official
 from samplat.errors import CheckpointError, InputError
-from samplat.weight_files import read_weights, write_weights
+from samplat.weight_files import read_head, read_weights, write_weights
 
 if TYPE_CHECKING:
     import torch
@@ -192,19 +192,18 @@ def weights_digest(
     spec = known.get(str(name_or_path))
     if spec and spec.sha256 and len(spec.sha256) == 64:
         return spec.sha256
-    return _verified_digest(*reversed(_locate(name_or_path, known, offline=False)))
+    spec, path = _locate(name_or_path, known, offline=False)
+    return _verified_digest(path, spec)
 
 
 def _locate(
     name_or_path: str | os.PathLike[str], known: Mapping[str, ModelSpec], *, offline: bool
 ) -> tuple[ModelSpec | None, Path]:
     path = Path(name_or_path)
-    if isinstance(name_or_path, str) and name_or_path in known:
-        spec = known[name_or_path]
+    looks_like_file = path.name != name_or_path or path.suffix or path.exists()
+    if name_or_path in known or not looks_like_file:
+        spec = _spec(str(name_or_path), known)
         return spec, _fetch(spec, offline=offline)
-    if isinstance(name_or_path, str) and path.name == name_or_path and not path.suffix:
-        if not path.exists():
-            _spec(name_or_path, known)
     return None, path
 
 
@@ -212,8 +211,8 @@ def _spec(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
     if name in known:
         return known[name]
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-    raise CheckpointError(f"there is no model called {name!r}; {hint} A path to a file works too")
+    hint = f"did you mean {close[0]}" if close else f"expected one of {', '.join(known)}"
+    raise CheckpointError(f"there is no model called {name!r}; {hint}, or the path of a file?")
 
 
 def _fetch(spec: ModelSpec, *, offline: bool) -> Path:
@@ -224,20 +223,20 @@ def _fetch(spec: ModelSpec, *, offline: bool) -> Path:
         raise CheckpointError(f"{path} is missing from this installation; install samplat again")
     if spec.url is None:
         raise CheckpointError(f"{spec.name} is not published as a plain file; place it as {path}")
-    return downloads.fetch(
-        spec.url, path, sha256=spec.sha256, size=spec.size, offline=offline
-    )
+    return downloads.fetch(spec.url, path, sha256=spec.sha256, size=spec.size, offline=offline)
 
 
 def _verified_digest(path: Path, spec: ModelSpec | None) -> str:
+    read_head(path)
+    digest = downloads.file_sha256(path)
     try:
         if spec is not None:
-            downloads.check_file(path, sha256=spec.sha256, size=spec.size)
-        return downloads.file_sha256(path)
+            downloads.check_digest(digest, spec.sha256)
     except CheckpointError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; delete it and download again") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        raise CheckpointError(
+            f"{path} is damaged: {error}; delete it, then download again"
+        ) from None
+    return digest
 
 
 def _read_sam(
@@ -248,7 +247,9 @@ def _read_sam(
     state = {name: _widen(tensor) for name, tensor in to_official(content).items()}
     network = recognise(state, metadata)
     if spec is not None and network.architecture != spec.architecture:
-        raise CheckpointError(f"expected {spec.architecture} for {spec.name}, got {network.architecture}")
+        raise CheckpointError(
+            f"expected {spec.architecture} for {spec.name}, got {network.architecture}"
+        )
     sam = _skeleton(network.architecture, network.image_size)
     check_complete(state, _shapes(sam), network.architecture)
     if image_size is not None and image_size != network.image_size:
@@ -274,3 +275,151 @@ def _skeleton(architecture: str, image_size: int) -> Sam:
         image_size=image_size,
         mask_stride=sam.mask_stride,
     )
+
+
+def _shapes(sam: Sam) -> dict[str, Size]:
+    return {name: tensor.shape for name, tensor in sam.state_dict().items()}
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float().contiguous() if tensor.is_floating_point() else tensor
+
+
+def _half(name: str, tensor: Tensor) -> Tensor:
+    narrow = tensor.half()
+    if not narrow.isfinite().all():
+        raise CheckpointError(
+            f"{name} does not fit into fp16: it holds values beyond 65504, or NaN"
+        )
+    return narrow
+
+
+def _placed(error: CheckpointError, path: Path) -> CheckpointError:
+    """The same error, naming the file."""
+    return error if str(path) in str(error) else CheckpointError(f"{path}: {error}")
+
+
+def _combined(digest: str, image_size: int | None) -> str:
+    """Interpolated positions are other weights, and make other embeddings."""
+    if image_size is None:
+        return digest
+    return hashlib.sha256(f"{digest} {image_size}".encode()).hexdigest()
+
+
+def _checked_size(image_size: int) -> int:
+    if image_size < 64 or image_size > 4096 or image_size % 32:
+        raise InputError(
+            f"expected an image_size of 64 to 4096, a multiple of 32, got {image_size}"
+        )
+    return image_size
+
+
+def _device(name: str | torch.device) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"device {str(name)!r} cannot be used: {reason}; try cpu") from error
+    return device
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    if precision not in PRECISIONS:
+        raise InputError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "auto":
+        return precision
+    return "bf16" if _computes_in_bf16(device.type) else "fp32"
+
+
+def _computes_in_bf16(device_type: str) -> bool:
+    """Whether the hardware multiplies in bf16, rather than emulating it."""
+    import torch
+
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device_type != "cpu":
+        return False
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@functools.cache
+def _bundled() -> ModelSpec:
+    weights = importlib.resources.files("samplat") / "weights" / "samplat-tiny.safetensors"
+    return ModelSpec(
+        name="samplat-tiny",
+        architecture="conv",
+        image_size=512,
+        licence="Apache-2.0",
+        description="our own small model: bundled, quick on an ordinary processor",
+        path=Path(str(weights)),
+    )
+
+
+_OFFICIAL = "https://dl.fbaipublicfiles.com/segment_anything"
+_MICRO_SAM = "https://uk1s3.embassy.ebi.ac.uk/public-datasets/bioimage.io"
+
+# The six digits in the official file names begin their MD5; these are their SHA-256.
+_PUBLISHED = (
+    ModelSpec(
+        name="vit_b",
+        architecture="vit_b",
+        url=f"{_OFFICIAL}/sam_vit_b_01ec64.pth",
+        sha256="ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+        size=375_042_383,
+        licence="Apache-2.0",
+        description="Segment Anything ViT-B, the smallest of the paper: 94 M parameters",
+    ),
+    ModelSpec(
+        name="vit_l",
+        architecture="vit_l",
+        url=f"{_OFFICIAL}/sam_vit_l_0b3195.pth",
+        sha256="3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+        size=1_249_524_607,
+        licence="Apache-2.0",
+        description="Segment Anything ViT-L: 312 M parameters",
+    ),
+    ModelSpec(
+        name="vit_h",
+        architecture="vit_h",
+        url=f"{_OFFICIAL}/sam_vit_h_4b8939.pth",
+        sha256="a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+        size=2_564_550_879,
+        licence="Apache-2.0",
+        description="Segment Anything ViT-H, the paper's default: 641 M parameters",
+    ),
+    ModelSpec(
+        name="vit_t",
+        architecture="vit_t",
+        url="https://raw.githubusercontent.com/ChaoningZhang/MobileSAM/master/weights/mobile_sam.pt",
+        sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
+        size=40_728_226,
+        licence="Apache-2.0",
+        description="MobileSAM: ViT-H distilled into a TinyViT of 6 M parameters",
+    ),
+    ModelSpec(
+        name="medsam",
+        architecture="vit_b",
+        url="https://zenodo.org/records/10689643/files/medsam_vit_b.pth",
+        licence="CC-BY-4.0",
+        description="MedSAM: ViT-B fine-tuned on medical images, for box prompts",
+    ),
+    ModelSpec(
+        name="vit_b_lm",
+        architecture="vit_b",
+        url=f"{_MICRO_SAM}/diplomatic-bug/1.2/files/vit_b.pt",
+        licence="CC-BY-4.0",
+        description="micro-sam: ViT-B fine-tuned on light microscopy",
+    ),
+    ModelSpec(
+        name="vit_b_em_organelles",
+        architecture="vit_b",
+        url=f"{_MICRO_SAM}/noisy-ox/1.2/files/vit_b.pt",
+        licence="CC-BY-4.0",
+        description="micro-sam: ViT-B fine-tuned on organelles in electron microscopy",
+    ),
+)

@@ -118,9 +118,10 @@ def recognise(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Netwo
         known = ", ".join(f"{dim} ({name})" for dim, name in ARCHITECTURES.items())
         raise CheckpointError(f"a ViT encoder of width {width}; expected a width of {known}")
     raise CheckpointError(
-        "not weights of Segment Anything: expected names such as image_encoder.pos_embed (official), "
-        "image_encoder.patch_embed.seq.0.c.weight (MobileSAM) or vision_encoder.pos_embed (Hugging "
-        f"Face), got {len(state)} tensors: {_some(state)}"
+        "not weights of Segment Anything: expected names such as image_encoder.pos_embed "
+        "(official), image_encoder.patch_embed.seq.0.c.weight (MobileSAM) or "
+        "vision_encoder.pos_embed (Hugging Face), "
+        f"got {len(state)} tensors: {_some(state)}"
     )
 
 

@@ -74,20 +74,14 @@ def fetch(
     return target
 
 
-def check_file(path: Path, *, sha256: str | None, size: int | None) -> None:
-    """Compare a file with what is known of it.
+def check_digest(digest: str, expected: str | None) -> None:
+    """Compare a SHA-256 with the expected one, or the beginning of it.
 
     Raises:
-        CheckpointError: the size or the checksum differs.
+        CheckpointError: they differ.
     """
-    found = path.stat().st_size
-    if size is not None and found != size:
-        raise CheckpointError(f"expected {size} bytes, got {found}")
-    if sha256 is None:
-        return
-    digest = file_sha256(path)
-    if not digest.startswith(sha256.lower()):
-        raise CheckpointError(f"expected a SHA-256 of {sha256}, got {digest[: len(sha256)]}")
+    if expected is not None and not digest.startswith(expected.lower()):
+        raise CheckpointError(f"expected a SHA-256 of {expected}, got {digest[: len(expected)]}")
 
 
 def _fetch_locked(url: str, target: Path, sha256: str | None, size: int | None) -> None:
@@ -115,18 +109,21 @@ def _fetch_to(temporary: Path, url: str, sha256: str | None, size: int | None) -
         HTTPDownloader(chunk_size=CHUNK, timeout=TIMEOUT)(url, file, None)
         file.flush()
         os.fsync(file.fileno())
+    digest = file_sha256(temporary)
     try:
-        check_file(temporary, sha256=sha256, size=size)
+        _check_size(temporary.stat().st_size, size)
+        check_digest(digest, sha256)
     except CheckpointError as error:
         raise CheckpointError(
             f"the download of {url} is cut off or altered: {error}; nothing was kept, try again"
         ) from None
     if sha256 is None:
-        log.warning(
-            "%s publishes no SHA-256 to verify it against; that of this download is %s",
-            url,
-            file_sha256(temporary),
-        )
+        log.warning("%s has no published SHA-256 to verify it by; this file's is %s", url, digest)
+
+
+def _check_size(found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise CheckpointError(f"expected {expected} bytes, got {found}")
 
 
 def _one_line(error: Exception) -> str:

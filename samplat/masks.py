@@ -101,7 +101,7 @@ def mask_set(
         size=(height, width),
         rles=tuple(encode_rle(m) for m in masks),
         boxes=np.array(boxes, np.float32).reshape(n, 4),
-        areas=masks.reshape(n, -1).sum(axis=1, dtype=np.int64),
+        areas=masks.sum(axis=(1, 2), dtype=np.int64),
         predicted_iou=ones if predicted_iou is None else np.asarray(predicted_iou, np.float32),
         stability=ones if stability is None else np.asarray(stability, np.float32),
         points=np.full((n, 2), np.nan, np.float32)

@@ -32,7 +32,7 @@ def read_weights(path: Path) -> tuple[Any, dict[str, str]]:
         CheckpointError: missing, a directory, damaged, of another format, or it holds objects
             whose loading would run code.
     """
-    head = _head(path)
+    head = read_head(path)
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(path), {}
     if head.startswith(b"\x80"):
@@ -43,6 +43,25 @@ def read_weights(path: Path) -> tuple[Any, dict[str, str]]:
         f"{path} is not a file of weights: expected safetensors or a PyTorch file "
         f"(.safetensors, .pth, .pt), it begins with {head[:8]!r}"
     )
+
+
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        CheckpointError: it is missing, a directory, not a regular file, or not readable.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; name the file of weights inside of it")
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}; name a .pth, .pt or .safetensors file")
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file; expected a file of weights")
+    try:
+        with path.open("rb") as file:
+            return file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -67,20 +86,6 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.unlink(missing_ok=True)
 
 
-def _head(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a directory; name the file of weights inside of it")
-    if not path.exists():
-        raise CheckpointError(f"there is no file {path}; name a .pth, .pt or .safetensors file")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is not a regular file; expected a file of weights")
-    try:
-        with path.open("rb") as file:
-            return file.read(16)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
@@ -90,7 +95,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             # A copy: what safetensors returns is mapped from the file, which may change later.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is a damaged safetensors file: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"{path} is a damaged safetensors file: {_one_line(error)}"
+        ) from error
     return tensors, metadata
 
 
@@ -113,7 +120,7 @@ def _read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused: {_refusal(str(error))}") from error
-    except Exception as error:  # noqa: BLE001 damaged files fail in any of the reader's layers
+    except Exception as error:  # damaged files fail in any of the reader's layers
         raise CheckpointError(f"{path} is cut off or damaged: {_one_line(error)}") from error
 
 

@@ -29,11 +29,7 @@ def choose_objects(
     are sorted by size, largest first and ties by label; then the first, the last, and others at
     even steps between them are taken.
 
-    Args:
-        labels: (H, W), 0 is background.
-
-    Returns:
-        masks (H, W), largest object first.
+    `labels` is (H, W), 0 is background. The masks are (H, W), the largest first.
     """
     ids, areas = np.unique(labels[labels > 0], return_counts=True)
     ids, areas = ids[areas >= min_area], areas[areas >= min_area]

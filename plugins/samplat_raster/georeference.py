@@ -40,7 +40,8 @@ def pixel_spacing(transform: Any) -> tuple[float, float, float]:
 def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pixel positions (N, 2) x, y in world units."""
     matrix = np.asarray(info.index_to_world)
-    return xy @ matrix[:2, :2].T + matrix[:2, 3]
+    world: NDArray[np.float64] = xy @ matrix[:2, :2].T + matrix[:2, 3]
+    return world
 
 
 def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:
@@ -57,11 +58,12 @@ def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.floa
     geographic = system.geodetic_crs or CRS.from_epsg(4326)
     transform = Transformer.from_crs(system, geographic, always_xy=True).transform
     parts, owner = shapely.get_parts(geometries, return_index=True)
-    holes, part_of = shapely.get_rings(parts, return_index=True)
+    rings, part_of = shapely.get_rings(parts, return_index=True)
     # the first ring of a part is its shell, the others are holes
     sign = np.where(np.diff(part_of, prepend=-1) != 0, 1.0, -1.0)
-    areas = np.abs(_ring_areas(holes, transform, geographic.get_geod()))
-    return np.bincount(owner[part_of], weights=sign * areas, minlength=len(geometries))
+    areas = np.abs(_ring_areas(rings, transform, geographic.get_geod()))
+    total = np.bincount(owner[part_of], weights=sign * areas, minlength=len(geometries))
+    return total.astype(np.float64)
 
 
 def _ring_areas(rings: NDArray[np.object_], transform: Any, geod: Any) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import ImageInfo, InputError, Window
+from samplat_raster.companions import check_companions
 from samplat_raster.damage import check_whole
 from samplat_raster.georeference import matrix_of, pixel_spacing
 from samplat_raster.paths import DRIVERS, SUFFIXES, driver_of, gdal_path, is_remote
@@ -42,22 +43,15 @@ class RasterFactory:
         """Whether the suffix or the scheme is a raster's."""
         return is_remote(path) or path.lower().endswith(SUFFIXES)
 
-    def open(
-        self, path: str, *, bidx: Sequence[int] | None = None, nodata: float | None = None
-    ) -> RasterSource:
-        """Open a raster.
-
-        Args:
-            path: path, URL or `/vsi` path.
-            bidx: numbers of the bands to read, from 1. Without them: red, green and blue where
-                they are marked, otherwise the first three that are not an alpha band. The colours
-                of a palette are looked up.
-            nodata: value that means "no data", instead of what the file says.
+    def open(self, path: str, **options: Any) -> RasterSource:
+        """Open a raster; the options are those of `RasterSource`.
 
         Raises:
             InputError: missing, unreadable, cut off, complex, or of a format not on the list.
         """
-        return RasterSource(path, bidx=bidx, nodata=nodata)
+        if unknown := sorted(options.keys() - {"bidx", "nodata"}):
+            raise InputError(f"rasters take the options bidx and nodata, got {unknown[0]!r}")
+        return RasterSource(path, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +73,13 @@ class RasterSource:
 
     A pixel is valid where the file's mask says so, no chosen band is NaN or infinite, and at least
     one chosen band differs from its nodata value.
+
+    Args:
+        path: path, URL or `/vsi` path.
+        bidx: numbers of the bands to read, from 1. Without them: red, green and blue where they
+            are marked, otherwise the first three that are not an alpha band. The colours of a
+            palette are looked up.
+        nodata: value that means "no data", instead of what the file says.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class RasterSource:
         if self._driver is not None:
             check_whole(Path(path), self._driver)
         try:
+            if self._driver is not None:
+                check_companions(self._dataset(), path)
             self._bands = _choose_bands(self._dataset(), path, bidx, nodata)
             self._info = _describe(self._dataset(), path, self._bands)
         except InputError:
@@ -204,7 +207,8 @@ class RasterSource:
             return np.ones(shape, bool)
         first = self._bands.indexes[0]
         mask = self._checked("the mask", lambda dataset: dataset.read_masks(first, **options))
-        return (mask > 0).reshape(shape)
+        inside: NDArray[np.bool_] = mask > 0
+        return inside.reshape(shape)
 
     def _checked(self, what: str, read: Callable[[Any], T]) -> T:
         from rasterio.errors import RasterioError
@@ -257,7 +261,9 @@ def _choose_bands(
 
     colours = dataset.colorinterp
     alpha = [i for i, c in enumerate(colours, 1) if c == ColorInterp.alpha]
-    indexes = _default_bands(colours) if bidx is None else _checked_bands(dataset, path, bidx, alpha)
+    indexes = (
+        _default_bands(colours) if bidx is None else _checked_bands(dataset, path, bidx, alpha)
+    )
     if not indexes:
         raise InputError(f"{path} has no bands but an alpha band; expected at least one of pixels")
     values = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in indexes]
@@ -265,7 +271,9 @@ def _choose_bands(
         indexes=indexes,
         nodata=tuple(None if v is None or not math.isfinite(v) else float(v) for v in values),
         masked=MaskFlags.per_dataset in dataset.mask_flag_enums[indexes[0] - 1],
-        palette=_palette(dataset) if colours[indexes[0] - 1] == ColorInterp.palette else None,
+        palette=_palette(dataset, indexes[0])
+        if colours[indexes[0] - 1] == ColorInterp.palette
+        else None,
     )
 
 
@@ -289,8 +297,8 @@ def _checked_bands(
     return tuple(int(i) for i in bidx)
 
 
-def _palette(dataset: Any) -> NDArray[np.uint8]:
-    entries = dataset.colormap(1)
+def _palette(dataset: Any, band: int) -> NDArray[np.uint8]:
+    entries = dataset.colormap(band)
     colours = np.zeros((max(entries) + 1, 3), np.uint8)
     for number, colour in entries.items():
         colours[number] = colour[:3]

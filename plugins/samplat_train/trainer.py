@@ -109,9 +109,10 @@ def train_step(state: TrainingState, recipe: Recipe, batch: Batch) -> StepReport
     _set_rate(state.optimizer, recipe, state.step)
     state.model.train()
     loss, figures = batch_loss(state, recipe, batch, generator)
-    if not math.isfinite(float(loss)):
+    value = float(loss.detach())
+    if not math.isfinite(value):
         raise SamplatError(
-            f"the loss became {float(loss)} at step {state.step}; the last checkpoint is kept: "
+            f"the loss became {value} at step {state.step}; the last checkpoint is kept: "
             "resume with a lower --learning-rate"
         )
     state.optimizer.zero_grad(set_to_none=True)
@@ -121,7 +122,7 @@ def train_step(state: TrainingState, recipe: Recipe, batch: Batch) -> StepReport
     state.step += 1
     _average(state, recipe)
     seconds = time.perf_counter() - started
-    return StepReport(step=state.step, loss=float(loss), seconds=seconds, **figures)
+    return StepReport(step=state.step, loss=value, seconds=seconds, **figures)
 
 
 def batch_loss(

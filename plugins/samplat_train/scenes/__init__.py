@@ -1,4 +1,12 @@
-"""Procedural training pictures with instance masks."""
+"""Procedural training pictures with instance masks.
+
+```python
+from samplat_train.scenes import draw_scene
+scene = draw_scene(np.random.default_rng(0))  # the same seed draws the same scene
+```
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -9,27 +17,27 @@ from .medical import draw_medical
 from .microscopy import draw_microscopy
 from .natural import draw_natural
 
-_FAMILIES = {
+_FAMILIES: dict[str, tuple[float, Callable[[np.random.Generator, int], Scene]]] = {
     "aerial": (0.35, draw_aerial),
     "natural": (0.30, draw_natural),
     "microscopy": (0.20, draw_microscopy),
     "medical": (0.10, draw_medical),
     "abstract": (0.05, draw_abstract),
 }
+
 KINDS: tuple[str, ...] = tuple(_FAMILIES)
 """Names that `draw_scene` accepts as `kind`."""
 
 
 def draw_scene(rng: np.random.Generator, *, size: int = 512, kind: str | None = None) -> Scene:
-    """Draw a scene of `size` x `size` pixels; the same `rng` state draws the same scene.
+    """Draw a scene of `size` x `size` pixels; the same state of `rng` draws the same scene.
 
-    Without `kind` one of `KINDS` is drawn by its weight. Raises ValueError for an unknown kind.
+    Without `kind`, one of `KINDS` is chosen by its weight. Raises ValueError for an unknown kind.
     """
     if kind is None:
-        weights = np.array([weight for weight, _ in _FAMILIES.values()])
-        kind = str(rng.choice(KINDS, p=weights / weights.sum()))
+        kind = str(rng.choice(KINDS, p=[weight for weight, _ in _FAMILIES.values()]))
     if kind not in _FAMILIES:
-        raise ValueError(f"expected a kind out of {KINDS}, got {kind!r}")
+        raise ValueError(f"expected a kind out of {KINDS}, got {kind!r}; leave it out for any")
     return _FAMILIES[kind][1](rng, size)
 
 

@@ -97,8 +97,10 @@ def _depth(box: tuple[slice, slice], centre: Points, profile: Floats) -> Floats:
     y = np.arange(box[0].start, box[0].stop, dtype=np.float32)[:, None] - np.float32(centre[1])
     x = np.arange(box[1].start, box[1].stop, dtype=np.float32)[None] - np.float32(centre[0])
     turn = np.arctan2(y, x) * np.float32(ANGLES / (2 * np.pi))
-    index = np.rint(turn).astype(np.int32) % ANGLES
-    return np.hypot(y, x) / profile[index]
+    low = np.floor(turn)
+    index = low.astype(np.int32)
+    first, second = profile[index % ANGLES], profile[(index + 1) % ANGLES]
+    return np.asarray(np.hypot(y, x) / (first + (turn - low) * (second - first)), np.float32)
 
 
 def _claim(

@@ -1,0 +1,102 @@
+"""Labels as a cloud-optimised GeoTIFF."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samplat import JobResult
+from samplat_raster.georeference import affine_of
+from samplat_raster.outputs import check_file, label_dtype, narrowed, replacing
+
+COG_OPTIONS = {
+    "COMPRESS": "ZSTD",
+    "BLOCKSIZE": "512",
+    "OVERVIEW_RESAMPLING": "NEAREST",
+    "OVERVIEW_COMPRESS": "ZSTD",
+    "BIGTIFF": "IF_SAFER",
+}
+GDAL_CACHE_BYTES = 128 * 2**20
+"""Blocks that GDAL keeps in memory while it writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogExporter:
+    """Ids in the smallest unsigned type that holds them; the input's CRS and transform.
+
+    0 is background and is data. The largest value of the type marks pixels of tiles that failed,
+    and is declared as nodata.
+    """
+
+    name: str = "cog"
+    suffixes: tuple[str, ...] = (".tif", ".tiff")
+
+    def check(self, output: Path) -> None:
+        """Refuse an output that cannot be written."""
+        check_file(output)
+
+    def export(self, result: JobResult, output: Path) -> None:
+        """Write shard by shard to a tiled draft, which GDAL then copies; memory is bounded."""
+        from rasterio.shutil import copy
+
+        with _gdal(), replacing(output) as written:
+            draft = written.with_name("draft.tif")
+            _write_draft(result, draft)
+            copy(str(draft), str(written), driver="COG", **COG_OPTIONS)
+            draft.unlink()
+
+
+@contextmanager
+def _gdal() -> Iterator[None]:
+    import rasterio
+
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
+
+
+def _write_draft(result: JobResult, draft: Path) -> None:
+    import rasterio
+
+    with rasterio.open(draft, "w", **_profile(result)) as dataset:
+        dtype = np.dtype(dataset.dtypes[0])
+        dataset.update_tags(model=result.job.model or result.job.segmenter, background=0)
+        for window, labels in result.shards():
+            (_, y0, x0), (_, height, width) = window.start, window.shape
+            place = rasterio.windows.Window(x0, y0, width, height)
+            dataset.write(narrowed(labels[0], dtype), 1, window=place)
+
+
+def _profile(result: JobResult) -> dict[str, Any]:
+    from rasterio.crs import CRS
+
+    _, height, width = result.info.shape
+    dtype = label_dtype(result)
+    crs, transform = result.info.crs, affine_of(result.info)
+    return {
+        "driver": "GTiff",
+        "width": width,
+        "height": height,
+        "count": 1,
+        "dtype": dtype.name,
+        "nodata": int(np.iinfo(dtype).max),
+        "crs": CRS.from_wkt(crs) if crs else None,
+        "transform": None if transform.is_identity else transform,
+        "tiled": True,
+        "blockxsize": _block_side(result.grid.tile_shape[2]),
+        "blockysize": _block_side(result.grid.tile_shape[1]),
+        "compress": "ZSTD",
+        "zstd_level": 1,
+        "bigtiff": "IF_SAFER",
+    }
+
+
+def _block_side(tile: int) -> int:
+    """A side that divides the tile's where one does: then no block is written twice."""
+    return next((side for side in (512, 256, 128, 64) if tile % side == 0), 256)

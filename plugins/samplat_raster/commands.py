@@ -1,0 +1,262 @@
+"""The command `tile-segment`. Heavy libraries are imported when it runs, not here."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from samplat import Exporter, JobResult, Plan, Progress, Registry, SegmentJob, SourceSpec
+
+OVERLAPS = ("best", "small", "large")
+AREA_HINT = "missing: coordinates are pixels, and there are no areas in square metres"
+
+
+def tile_segment(
+    image: Annotated[
+        str, typer.Argument(metavar="INPUT", help="GeoTIFF, JPEG, PNG, JPEG 2000; path or URL.")
+    ],
+    outputs: Annotated[
+        list[Path],
+        typer.Argument(metavar="OUTPUT", help="Files to write: .tif .zarr .parquet .gpkg"),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
+    ] = "samplat-tiny",
+    tile_size: Annotated[int, typer.Option(min=1, help="Side of a tile, in pixels.")] = 1024,
+    halo: Annotated[
+        int, typer.Option(min=0, help="Pixels seen around a tile; half of the largest object.")
+    ] = 128,
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, help="Side of a tile's grid of prompts; usually 32.")
+    ] = None,
+    bidx: Annotated[
+        str | None, typer.Option(help="One to three bands, from 1, such as 4,3,2.")
+    ] = None,
+    stretch: Annotated[
+        str, typer.Option(help="Percentiles that become black and white; or `none`.")
+    ] = "2,98",
+    nodata: Annotated[
+        float | None, typer.Option(help="Value that means no data, if the file does not say it.")
+    ] = None,
+    scale: Annotated[
+        int, typer.Option(min=1, help="Enlarge what the model sees; small objects need it.")
+    ] = 1,
+    min_area: Annotated[int, typer.Option(min=0, help="Drop objects of fewer pixels.")] = 1,
+    overlaps: Annotated[
+        str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
+    ] = "best",
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks of a lower predicted IoU.")
+    ] = None,
+    stability_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks of a lower stability score.")
+    ] = None,
+    segmenter: Annotated[
+        str, typer.Option(help="What finds the masks of a tile; plugins may add some.")
+    ] = "automatic",
+    executor: Annotated[str, typer.Option(help="serial or threads.")] = "serial",
+    job_dir: Annotated[
+        Path | None, typer.Option(help="Where the run keeps its state; beside the first output.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard another job in the job directory.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
+    ] = False,
+) -> None:
+    """Segment a raster of any size: tiles, one id per object, CRS and transform kept.
+
+    Run the same command again to resume. Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for
+    tiles that are named.
+    """
+    began = time.monotonic()
+    from samplat import SegmentJob, choose_progress, plan, registry
+
+    tools = registry()
+    given = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_thresh,
+    }
+    exporters = _exporters(tools, outputs, image)
+    _check_choice("overlaps", overlaps, OVERLAPS)
+    _check_choice("executor", executor, tools.names("executors"))
+    _check_choice("segmenter", segmenter, tools.names("segmenters"))
+    rescaler, rescaler_options = _parse_stretch(stretch)
+    job = SegmentJob(
+        source=_source(tools, image, _parse_bands(bidx), nodata),
+        job_dir=str(job_dir or default_job_dir(outputs[0])),
+        model=model if segmenter == "automatic" else None,
+        segmenter=segmenter,
+        segmenter_options={name: value for name, value in given.items() if value is not None},
+        rescaler=rescaler,
+        rescaler_options=rescaler_options,
+        tile_size=tile_size,
+        halo=halo,
+        scale=scale,
+        overlaps=overlaps,  # type: ignore[arg-type] # checked above
+        min_area=min_area,
+    )
+    for output, exporter in exporters.items():
+        exporter.check(output)
+    progress = choose_progress(sys.stderr, log_json=log_json)
+    planned = plan(job, tools)
+    _warn_about(planned, progress)
+    if dry_run:
+        _tell_plan(planned, exporters)
+        return
+    result = _run(job, tools, executor, progress, overwrite)
+    _export(result, exporters, progress)
+    _tell_result(result, exporters, time.monotonic() - began, progress, log_json=log_json)
+    if result.quarantined:
+        raise typer.Exit(3)
+
+
+def default_job_dir(output: Path) -> Path:
+    """`out.tif` keeps its state in `out.tif.samplat-job`."""
+    return output.with_name(output.name + ".samplat-job")
+
+
+def _usage(message: str) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        _usage(f"--{option} must be one of {', '.join(known)}; got {value!r}")
+
+
+def _parse_bands(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not (1 <= len(parts) <= 3 and all(p.strip().isdecimal() for p in parts)):
+        _usage(f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}")
+    return [int(p) for p in parts]
+
+
+def _parse_stretch(text: str) -> tuple[str, dict[str, float]]:
+    if text == "none":
+        return "none", {}
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 <= low < high <= 100:
+        _usage(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
+    return "percentile", {"low": low, "high": high}
+
+
+def _exporters(tools: Registry, outputs: list[Path], image: str) -> dict[Path, Exporter]:
+    from samplat import InputError
+
+    found: dict[Path, Exporter] = {}
+    for output in outputs:
+        if output in found:
+            _usage(f"{output} is given twice; each output needs its own name")
+        if output.exists() and Path(image).exists() and output.samefile(image):
+            _usage(f"{output} is the input; choose another output")
+        try:
+            found[output] = tools.exporter_for(output)
+        except InputError as error:
+            _usage(str(error))
+    return found
+
+
+def _source(
+    tools: Registry, image: str, bidx: list[int] | None, nodata: float | None
+) -> SourceSpec:
+    from samplat import InputError, SourceSpec
+
+    try:
+        factory = tools.source_for(image).name
+    except InputError:
+        # ours says best what is wrong with a path that nobody claims
+        factory = "raster"
+    given: Mapping[str, Any] = {"bidx": bidx, "nodata": nodata}
+    options = {name: value for name, value in given.items() if value is not None}
+    return SourceSpec(path=image, factory=factory, options=options)
+
+
+def _warn_about(planned: Plan, progress: Progress) -> None:
+    if planned.info.crs is None:
+        progress.message(f"warning: the CRS of {planned.job.source.path} is {AREA_HINT}")
+
+
+def _run(
+    job: SegmentJob, tools: Registry, executor: str, progress: Progress, overwrite: bool
+) -> JobResult:
+    from samplat import run_job
+
+    runner = tools.executor(executor).create()
+    return run_job(job, tools=tools, executor=runner, progress=progress, overwrite=overwrite)
+
+
+def _export(result: JobResult, exporters: Mapping[Path, Exporter], progress: Progress) -> None:
+    progress.start("export", len(exporters))
+    for output, exporter in exporters.items():
+        exporter.export(result, output)
+        progress.advance("export")
+    progress.finish("export")
+
+
+def _tell_plan(planned: Plan, exporters: Mapping[Path, Exporter]) -> None:
+    _, height, width = planned.info.shape
+    stretched = zip(planned.stretch.low, planned.stretch.high, strict=True)
+    lines = (
+        f"image: {width} x {height} pixels, {planned.info.bands} bands of {planned.info.dtype}",
+        f"CRS: {_crs_name(planned.info.crs)}",
+        f"stretch: {', '.join(f'{low:g} to {high:g}' for low, high in stretched)}",
+        f"tiles: {len(planned.grid)} of {planned.job.tile_size} + {planned.job.halo} pixels",
+        f"job directory: {planned.job.job_dir}",
+        *(f"would write {output} ({exporter.name})" for output, exporter in exporters.items()),
+    )
+    typer.echo("\n".join(lines))
+
+
+def _crs_name(crs: str | None) -> str:
+    from pyproj import CRS
+
+    return str(CRS.from_wkt(crs).name) if crs else "none"
+
+
+def _tell_result(
+    result: JobResult,
+    exporters: Mapping[Path, Exporter],
+    seconds: float,
+    progress: Progress,
+    *,
+    log_json: bool,
+) -> None:
+    for warning in result.warnings:
+        progress.message(f"warning: {warning}")
+    facts: dict[str, Any] = {
+        "objects": result.objects.num_rows,
+        "tiles": len(result.tiles),
+        "skipped": len(result.skipped),
+        "quarantined": [tile.index for tile in result.quarantined],
+        "seconds": round(seconds, 2),
+        "files": [str(output) for output in exporters],
+        "job_dir": result.job.job_dir,
+    }
+    typer.echo(json.dumps({"event": "summary", **facts}) if log_json else _summary(facts))
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    left = [f"{facts['skipped']} skipped"] if facts["skipped"] else []
+    left += [f"{len(facts['quarantined'])} failed"] if facts["quarantined"] else []
+    tiles = f"{facts['tiles']} tiles" + (f" ({', '.join(left)})" if left else "")
+    head = f"{facts['objects']} objects, {tiles}, {facts['seconds']:.1f} s"
+    return "\n".join([head, *(f"wrote {name}" for name in facts["files"])])

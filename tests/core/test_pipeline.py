@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import zarr
+from core.oracle import ArraySource, OracleFactory, oracle_job, oracle_tools, paint, random_labels
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from samplat.errors import InputError, JobError
+from samplat.executors import Executor, SerialExecutor, ThreadsExecutor, ThreadsFactory
+from samplat.files import sha256
+from samplat.job import JobResult
+from samplat.masks import MaskSet, mask_set
+from samplat.pipeline import TileTask, plan, run_job
+from samplat.shards import HOLE
+from samplat.tiles import Window
+
+T = TypeVar("T")
+
+
+def whole(result: JobResult) -> NDArray[np.uint32]:
+    """All labels (y, x)."""
+    return result.labels(Window(start=(0, 0, 0), stop=result.info.shape))[0]
+
+
+def same_partition(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Equal up to the names of the labels, with 0 named 0."""
+    pairs = np.unique(np.stack([a.ravel(), b.ravel()]), axis=1)
+    one_to_one = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
+    return one_to_one and bool((np.equal(*(pairs == 0))).all())
+
+
+def fingerprint(result: JobResult) -> str:
+    """Digest of the label files and of the table of objects."""
+    found = sorted(p for p in result.labels_path.rglob("*") if p.is_file())
+    content = [sha256(p.read_bytes()) for p in found]
+    return sha256("".join([*content, str(result.objects.to_pylist())]).encode())
+
+
+def scene(seed: int = 0, shape: tuple[int, int] = (50, 61)) -> NDArray[np.int64]:
+    return random_labels(np.random.default_rng(seed), shape, 12, 60)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    seed: int
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        order = np.random.default_rng(self.seed).permutation(len(indices))
+        return (task(indices[i]) for i in order)
+
+
+@pytest.mark.parametrize("batch", range(10))
+def test_tiled_equals_untiled_with_an_oracle(batch: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(batch)
+    for k in range(20):
+        height, width = (int(v) for v in rng.integers(8, 56, 2))
+        largest = int(rng.integers(1, 24))
+        labels = random_labels(rng, (height, width), largest, int(rng.integers(0, 50)))
+        tile_size, halo = int(rng.integers(10, 40)), largest // 2 + int(rng.integers(1, 6))
+        job = oracle_job(tmp_path / str(k), tile_size=tile_size, halo=halo)
+        result = run_job(job, tools=oracle_tools(image=ArraySource(paint(labels))))
+        case = f"{labels.shape} objects <= {largest}, tiles of {tile_size}, halo {halo}"
+        assert same_partition(whole(result), labels), case
+        assert not any(result.objects["truncated"].to_pylist()), case
+
+
+def test_table_describes_the_labels(job_dir: Path) -> None:
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(paint(scene()))))
+    labels, rows = whole(result), result.objects.to_pylist()
+    assert [r["id"] for r in rows] == list(range(1, int(labels.max()) + 1))
+    assert [r["area_px"] for r in rows] == np.bincount(labels.ravel())[1:].tolist()
+    for row, (y, x) in zip(rows, ndimage.find_objects(labels.astype(int)), strict=True):
+        assert (row["y0"], row["x0"], row["y1"], row["x1"]) == (y.start, x.start, y.stop, x.stop)
+
+
+EXECUTORS: list[Executor] = [
+    *(Shuffled(seed) for seed in range(6)),
+    ThreadsExecutor(workers=1),
+    ThreadsExecutor(workers=2),
+    ThreadsExecutor(workers=4),
+]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS, ids=str)
+def test_neither_order_nor_workers_change_a_byte(executor: Executor, tmp_path: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    straight = run_job(oracle_job(tmp_path / "a"), tools=tools)
+    other = run_job(oracle_job(tmp_path / "b"), tools=tools, executor=executor)
+    assert fingerprint(straight) == fingerprint(other)
+
+
+def test_labels_are_a_plain_zarr_array_with_one_shard_per_tile(job_dir: Path) -> None:
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(paint(scene()))))
+    array = zarr.open_array(result.labels_path, mode="r")
+    assert array.shards == result.grid.tile_shape
+    assert np.array_equal(np.asarray(array[0]), whole(result))
+    files = [p for p in (result.labels_path / "c").rglob("*") if p.is_file()]
+    assert len(files) == len(result.grid)
+
+
+def test_windows_across_tiles_read_like_the_whole(job_dir: Path) -> None:
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(paint(scene()))))
+    labels = whole(result)
+    window = Window(start=(0, 5, 13), stop=(1, 47, 60))
+    assert np.array_equal(result.labels(window)[0], labels[5:47, 13:60])
+    for place, part in result.shards():
+        assert np.array_equal(part, labels[None][place.slices])
+
+
+def test_tiles_without_data_are_skipped_and_masks_are_cut_to_valid_pixels(job_dir: Path) -> None:
+    valid = np.ones((50, 61), bool)
+    valid[:30, :40] = False
+    tools = oracle_tools(image=ArraySource(paint(scene()), valid))
+    result = run_job(oracle_job(job_dir), tools=tools)
+    assert [t.index for t in result.skipped] == [0, 1]
+    assert same_partition(whole(result), np.where(valid, scene(), 0))
+    factory = tools.segmenter("oracle")
+    assert isinstance(factory, OracleFactory)
+    assert len(factory.made[0].seen) == len(result.grid) - 2
+
+
+def test_not_finite_pixels_are_not_valid(job_dir: Path) -> None:
+    image = paint(scene()).astype(np.float32)
+    image[10:20, 10:20, 1] = np.nan
+    image[30:40, 5:9, 0] = np.inf
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(image)))
+    expected = np.where(np.isfinite(image).all(axis=-1), scene(), 0)
+    assert same_partition(whole(result), expected)
+
+
+def test_an_image_without_data_has_no_objects_and_says_so(job_dir: Path) -> None:
+    nothing = ArraySource(paint(scene()), np.zeros((50, 61), bool))
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=nothing))
+    assert not whole(result).any()
+    assert result.objects.num_rows == 0
+    assert "no valid pixel" in result.warnings[0]
+
+
+def poisoned(job_dir: Path, labels: NDArray[np.int64], name: int | None) -> JobResult:
+    tools = oracle_tools(image=ArraySource(paint(labels)))
+    made = tools.segmenter("oracle")
+    assert isinstance(made, OracleFactory)
+    create = made.create
+    object.__setattr__(made, "create", lambda model, **o: replace(create(model, **o), poison=name))
+    return run_job(oracle_job(job_dir, halo=4), tools=tools)
+
+
+def lone(name_at: dict[int, tuple[slice, slice]]) -> NDArray[np.int64]:
+    labels = np.zeros((48, 48), np.int64)
+    for name, place in name_at.items():
+        labels[place] = name
+    return labels
+
+
+POISON = lone(
+    {
+        1: (slice(22, 25), slice(22, 25)),  # in tile 4 alone
+        2: (slice(2, 8), slice(2, 8)),  # far away
+        3: (slice(20, 24), slice(6, 18)),  # reaches into tile 4
+    }
+)
+
+
+def test_a_poison_tile_is_a_hole_and_the_rest_completes(job_dir: Path) -> None:
+    result = poisoned(job_dir, POISON, 1)
+    assert [(t.index, t.attempts) for t in result.quarantined] == [(4, 3)]
+    assert "object 1 is poison" in str(result.quarantined[0].error)
+    labels = whole(result)
+    assert (labels[16:32, 16:32] == HOLE).all()
+    assert (labels == HOLE).sum() == 256
+    assert "1 of 9 tiles failed" in result.warnings[0]
+    rows = {tuple(r["tiles"]): r["truncated"] for r in result.objects.to_pylist()}
+    assert rows == {(0,): False, (3,): True}
+    raw = zarr.open_array(result.labels_path, mode="r")
+    assert np.array_equal(np.asarray(raw[0]), labels)
+
+
+def test_a_quarantined_tile_is_tried_again_by_the_next_run(job_dir: Path) -> None:
+    poisoned(job_dir, POISON, 1)
+    before = (job_dir / "tiles" / "000000.json").stat().st_mtime_ns
+    result = poisoned(job_dir, POISON, None)
+    assert not result.quarantined
+    assert same_partition(whole(result), POISON)
+    assert (job_dir / "tiles" / "000000.json").stat().st_mtime_ns == before
+    clean = run_job(
+        oracle_job(job_dir.parent / "clean", halo=4),
+        tools=oracle_tools(image=ArraySource(paint(POISON))),
+    )
+    assert fingerprint(result) == fingerprint(clean)
+
+
+def test_when_every_tile_fails_the_job_fails(job_dir: Path) -> None:
+    with pytest.raises(JobError, match="every tile failed.*object 1 is poison"):
+        poisoned(job_dir, np.ones((20, 20), np.int64), 1)
+
+
+@dataclass
+class Flaky:
+    failures: int
+
+    def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise MemoryError("for now")
+        return mask_set((pixels[None, ..., 0] > 127) & valid[None])
+
+
+@dataclass
+class FlakyFactory:
+    failures: int = 0
+    name: str = "flaky"
+
+    def create(self, model: str | None, **options: Any) -> Flaky:
+        return Flaky(self.failures)
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        return {}
+
+
+def one_square(job_dir: Path, failures: int = 0, **parameters: Any) -> JobResult:
+    image = np.zeros((30, 30, 1), np.uint8)
+    image[5:15, 8:20] = 255
+    tools = oracle_tools(image=ArraySource(image))
+    tools.add("segmenters", "test", FlakyFactory(failures))
+    job = replace(oracle_job(job_dir, tile_size=64, **parameters), segmenter="flaky")
+    return run_job(job, tools=tools)
+
+
+def test_a_tile_gets_three_attempts(job_dir: Path) -> None:
+    assert one_square(job_dir, failures=2).tiles[0].attempts == 3
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_an_enlarged_tile_gives_masks_of_the_image(scale: int, job_dir: Path) -> None:
+    labels = whole(one_square(job_dir, scale=scale))
+    assert labels.sum() == labels[5:15, 8:20].sum() == 120
+
+
+def test_small_objects_are_dropped_after_merging(job_dir: Path) -> None:
+    labels = lone({1: (slice(10, 22), slice(15, 17)), 2: (slice(40, 44), slice(40, 45))})
+    tools = oracle_tools(image=ArraySource(paint(labels)))
+    result = run_job(oracle_job(job_dir, min_area=21), tools=tools)
+    assert result.objects["area_px"].to_pylist() == [24]
+    assert same_partition(whole(result), np.where(labels == 1, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tile_size": 0}, "tile_size must be at least 1, got 0"),
+        ({"halo": -1}, "halo must be at least 0"),
+        ({"scale": 0}, "scale must be at least 1"),
+        ({"overlaps": "first"}, "best, small or large"),
+    ],
+)
+def test_impossible_parameters(parameters: dict[str, Any], message: str, job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    with pytest.raises(InputError, match=message):
+        plan(oracle_job(job_dir, **parameters), tools)
+    assert not job_dir.exists()
+
+
+@pytest.mark.parametrize("image", [np.ones((4, 4, 1), complex), np.ones((0, 4, 1))])
+def test_unusable_images(image: NDArray[Any], job_dir: Path) -> None:
+    with pytest.raises(InputError):
+        run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(image)))
+    assert not job_dir.exists()
+
+
+def test_a_finished_job_computes_nothing_again(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    first = run_job(oracle_job(job_dir), tools=tools)
+    before = {p: p.stat().st_mtime_ns for p in job_dir.rglob("*.*") if p.suffix != ".lock"}
+    again = run_job(oracle_job(job_dir), tools=tools)
+    changed = {p.name for p, t in before.items() if p.is_file() and p.stat().st_mtime_ns != t}
+    assert changed <= {"zarr.json"}
+    assert again.tiles == first.tiles
+    factory = tools.segmenter("oracle")
+    assert isinstance(factory, OracleFactory)
+    assert len(factory.made) == 1
+
+
+def test_another_job_is_refused_by_name_and_replaced_on_demand(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    run_job(oracle_job(job_dir), tools=tools)
+    other = oracle_job(job_dir, halo=9)
+    with pytest.raises(JobError, match="halo is 8 there, 9 here"):
+        run_job(other, tools=tools)
+    assert run_job(other, tools=tools, overwrite=True).job.halo == 9
+
+
+def test_the_image_is_closed(job_dir: Path) -> None:
+    source = ArraySource(paint(scene()))
+    run_job(oracle_job(job_dir), tools=oracle_tools(image=source))
+    assert source.closed
+
+
+def test_jobs_and_tasks_pickle(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    planned = plan(oracle_job(job_dir), tools)
+    assert pickle.loads(pickle.dumps(planned)) == planned  # noqa: S301 our own
+    task = pickle.loads(pickle.dumps(TileTask(plan=planned, tools=tools)))  # noqa: S301
+    assert task.plan == planned
+
+
+@pytest.mark.parametrize("executor", [SerialExecutor(), ThreadsExecutor(workers=3)], ids=str)
+def test_executors_run_everything_once_and_pass_on_errors(executor: Executor) -> None:
+    assert sorted(executor.map(lambda i: i * i, range(50))) == [i * i for i in range(50)]
+
+    def fail(index: int) -> int:
+        raise JobError("no")
+
+    with pytest.raises(JobError):
+        list(executor.map(fail, range(50)))
+
+
+def test_threads_need_a_worker() -> None:
+    with pytest.raises(InputError, match="at least 1 worker"):
+        ThreadsFactory().create(workers=0)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from raster.crafted import UTM, write
+
+from samplat import InputError
+from samplat_raster.source import RasterSource
+
+FORMATS: dict[str, dict[str, Any]] = {
+    "stripped.tif": {},
+    "tiled.tif": {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"},
+    "planes.tif": {"interleave": "band", "compress": "lzw"},
+    "big.tif": {"bigtiff": "YES", "compress": "zstd", "tiled": True},
+    "motorola.tif": {"endianness": "BIG"},
+    "cloud.tif": {"driver": "COG", "blocksize": 128},
+    "photo.jpg": {"driver": "JPEG"},
+    "progressive.jpg": {"driver": "JPEG", "progressive": "ON"},
+    "picture.png": {"driver": "PNG"},
+    "satellite.jp2": {"driver": "JP2OpenJPEG"},
+}
+
+
+def noise() -> Any:
+    return np.random.default_rng(0).integers(0, 255, (3, 200, 260)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_whole_file_is_read_and_a_cut_one_never(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, noise(), **FORMATS[name])
+    RasterSource(str(path)).close()
+    data = path.read_bytes()
+    cuts = np.random.default_rng(2).integers(0, len(data), 60)
+    for cut in (*cuts.tolist(), 1, 4, 8, 16, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:cut])
+        with pytest.raises(InputError) as told:
+            RasterSource(str(path))
+        assert "\n" not in str(told.value)
+
+
+def test_a_sparse_tiff_is_whole(tmp_path: Path) -> None:
+    zeros = np.zeros((1, 600, 600), np.uint8)
+    profile = {"tiled": True, "sparse_ok": True, **UTM}
+    path = write(tmp_path / "a.tif", zeros, **profile)
+    assert path.stat().st_size < 10_000
+    RasterSource(str(path)).close()
+
+
+@pytest.mark.parametrize("name", ["stripped.tif", "tiled.tif", "big.tif", "picture.png"])
+def test_damaged_headers_are_one_line_errors_or_harmless(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, noise(), **FORMATS[name])
+    data = path.read_bytes()
+    rng = np.random.default_rng(3)
+    for _ in range(60):
+        damaged = bytearray(data)
+        for place in rng.integers(0, 400, 3):
+            damaged[place] = int(rng.integers(0, 256))
+        path.write_bytes(bytes(damaged))
+        try:
+            RasterSource(str(path)).close()
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (2_000_000_000, 2_000_000_000)])
+def test_absurd_sizes_are_refused(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "a.tif"
+    entries = [(256, width), (257, height), (258, 8), (259, 1), (262, 1), (277, 1)]
+    entries += [(322, 2**30), (323, 2**30), (324, 0), (325, 0)]
+    fields = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries]
+    directory = struct.pack("<H", len(fields)) + b"".join(fields) + struct.pack("<I", 0)
+    path.write_bytes(struct.pack("<2sHI", b"II", 42, 8) + directory)
+    with pytest.raises(InputError):
+        RasterSource(str(path))
