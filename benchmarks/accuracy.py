@@ -15,8 +15,8 @@ IoU over objects unless said otherwise:
     flood_point           flood fill within 20 grey levels of the point
     watershed_point random_walker_point      markers: the point, and the picture's border
 
-Besides: n objects, pictures, ms_encode and ms_prompt (medians), parameters of the model. Sets of
-volumes are asked with a box in slices. Their tables of figures have no point columns.
+Besides: n objects, pictures, ms_encode and ms_prompt (medians), parameters of the model. Volumes are
+asked slice by slice and with boxes only; a slice without objects is no picture.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--sets", metavar="A,B", help="only these sets")
     add("--limit", type=_positive, metavar="N", help="at most N pictures a set")
     add("--every", type=_positive, metavar="N", help="every n-th picture, for all sets")
-    add("--zoom", type=parse_zoom, default=1.0, metavar="auto|Z", help="default 1: no zoom")
+    add("--zoom", type=_zoom, default=1.0, metavar="auto|Z", help="default 1: no zoom")
     add("--clicks", action=argparse.BooleanOptionalAction, default=True)
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--no-classical", action="store_true", help="the model only")
@@ -212,10 +212,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _zoom(text: str) -> Zoom:
+    try:
+        return parse_zoom(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -10,9 +10,10 @@ import difflib
 import functools
 import hashlib
 import importlib.resources
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -74,6 +75,8 @@ class Model:
     """"fp32" or "bf16": what `embed` and `predict` compute in."""
     device: torch.device
     """Where the network lives."""
+    grid_defaults: Mapping[str, float] = field(default_factory=dict)
+    """Defaults of `generate_masks` that suit this model better than the paper's."""
 
 
 def registry() -> dict[str, ModelSpec]:
@@ -114,16 +117,17 @@ def load_model(
     spec, path = _locate(name_or_path, known, offline=offline)
     digest = _verified_digest(path, spec)
     try:
-        sam, architecture, stated = _read_sam(path, spec, image_size)
+        sam, architecture, metadata = _read_sam(path, spec, image_size)
     except CheckpointError as error:
         raise _placed(error, path) from error
     return Model(
         sam=sam.to(target),
-        name=spec.name if spec else stated or path.stem,
+        name=spec.name if spec else metadata.get("name") or path.stem,
         architecture=architecture,
         weights_sha256=_combined(digest, image_size),
         precision=resolved,
         device=target,
+        grid_defaults=_grid_defaults(metadata),
     )
 
 
@@ -241,10 +245,10 @@ def _verified_digest(path: Path, spec: ModelSpec | None) -> str:
 
 def _read_sam(
     path: Path, spec: ModelSpec | None, image_size: int | None
-) -> tuple[Sam, str, str | None]:
-    """The network in a file, its architecture, and the name that the file states."""
+) -> tuple[Sam, str, dict[str, str]]:
+    """The network in a file, its architecture, and what the file states about itself."""
     content, metadata = read_weights(path)
-    state = {name: _widen(tensor) for name, tensor in to_official(content).items()}
+    state = to_official(content)
     network = recognise(state, metadata)
     if spec is not None and network.architecture != spec.architecture:
         raise CheckpointError(
@@ -252,11 +256,22 @@ def _read_sam(
         )
     sam = _skeleton(network.architecture, network.image_size)
     check_complete(state, _shapes(sam), network.architecture)
+    # Only now: until its shape is checked, a tensor may claim any size without holding it.
+    state = {name: _widen(tensor) for name, tensor in state.items()}
     if image_size is not None and image_size != network.image_size:
         sam = _skeleton(network.architecture, _checked_size(image_size))
         state = fit_positions(state, _shapes(sam))
     sam.load_state_dict(state, assign=True)
-    return sam.eval().requires_grad_(False), network.architecture, metadata.get("name")
+    return sam.eval().requires_grad_(False), network.architecture, metadata
+
+
+def _grid_defaults(metadata: Mapping[str, str]) -> dict[str, float]:
+    """Thresholds for `generate_masks` that a file of ours may state, as JSON."""
+    try:
+        stated = json.loads(metadata.get("grid_defaults", "{}"))
+        return {str(name): float(value) for name, value in stated.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"its grid_defaults are not a JSON object of numbers: {error}") from None
 
 
 def _skeleton(architecture: str, image_size: int) -> Sam:

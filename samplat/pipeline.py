@@ -378,8 +378,8 @@ class PaintTask:
         tile, record = grid[index], _known(store, index)
         labels = np.zeros(tile.write.shape, np.uint32)
         if record.outcome == "done":
-            objects = store.read_objects(tile, record)
-            ranks = objects.labels()[tile.write.relative_to(tile.read).slices]
+            objects, read = _decoded(store, tile, record)
+            ranks = read[tile.write.relative_to(tile.read).slices]
             ids, final = _final_names(store, self.final)
             names = final[np.searchsorted(ids, objects.ids)]
             labels = np.concatenate([np.zeros(1, np.uint32), names])[ranks]

@@ -354,7 +354,8 @@ def _table_from(data: bytes) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(pa.BufferReader(data), use_threads=False)
+    # no threads: these files are small, and tiles run side by side already
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
 
 
 def _objects_table(objects: TileObjects) -> pa.Table:

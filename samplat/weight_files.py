@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import uuid
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,10 @@ def _read_pickle(path: Path) -> Any:
 
     _require_safe_torch(path, torch.__version__)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # A file object: by a path, torch would choose the format by the suffix. No warnings: of a
+        # newer pickle protocol it says that loading may fail, and if it does, the error says so.
+        with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is refused: {_refusal(str(error))}") from error
     except Exception as error:  # damaged files fail in any of the reader's layers

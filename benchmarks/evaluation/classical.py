@@ -96,7 +96,7 @@ def flood(image: Picture, point: tuple[int, int]) -> Mask:
     marked = np.zeros((image.shape[0] + 2, image.shape[1] + 2), np.uint8)
     flags = 4 | cv2.FLOODFILL_FIXED_RANGE | cv2.FLOODFILL_MASK_ONLY | (1 << 8)
     tolerance = (FLOOD_TOLERANCE,) * 3
-    cv2.floodFill(np.ascontiguousarray(image), marked, point, 0, tolerance, tolerance, flags)
+    cv2.floodFill(image.copy(), marked, point, 0, tolerance, tolerance, flags)
     inside: Mask = marked[1:-1, 1:-1] == 1
     return inside
 

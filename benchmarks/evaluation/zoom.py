@@ -6,6 +6,7 @@ rules see what a user has, the picture's size and the prompt, and never the trut
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,10 +73,10 @@ def parse_zoom(text: str) -> Zoom:
     """
     if text == "auto":
         return "auto"
-    zoom = float(text)
-    if not 1 <= zoom < float("inf"):
-        raise ValueError(f"expected a zoom of at least 1, got {text}")
-    return zoom
+    with suppress(ValueError):
+        if 1 <= (zoom := float(text)) < float("inf"):
+            return zoom
+    raise ValueError(f'expected "auto" or a zoom of at least 1, got {text!r}')
 
 
 def _span(centre: float, side: int, length: int) -> tuple[int, int]:

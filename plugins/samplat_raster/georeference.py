@@ -72,7 +72,7 @@ def _ring_areas(rings: NDArray[np.object_], transform: Any, geod: Any) -> NDArra
     xy, ring_of = shapely.get_coordinates(rings, return_index=True)
     lon, lat = transform(xy[:, 0], xy[:, 1])
     ends = np.searchsorted(ring_of, np.arange(len(rings)), side="right")
-    starts = np.concatenate([[0], ends[:-1]]).astype(int)
+    starts = np.concatenate([[0], ends])[:-1].astype(int)
     areas = [
         geod.polygon_area_perimeter(lon[a:b], lat[a:b])[0]
         for a, b in zip(starts, ends, strict=True)

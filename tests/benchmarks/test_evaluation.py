@@ -116,6 +116,7 @@ def test_flood_compares_with_the_point_and_not_with_the_neighbour():
 
 def test_classical_tools_survive_flat_pictures_and_full_boxes():
     image = np.full((40, 30, 3), 90, np.uint8)
+    image.flags.writeable = False  # as Pillow hands them out
     whole = np.ones((40, 30), bool)
     assert classical.box_figures(image, whole)["grabcut_box"] == 1
     classical.point_figures(image, whole)
@@ -158,7 +159,7 @@ def test_parse_zoom():
     assert zoom.parse_zoom("auto") == "auto"
     assert zoom.parse_zoom("2") == 2
     for text in ("0.5", "nan", "inf", "big"):
-        with pytest.raises(ValueError, match=r"zoom|float"):
+        with pytest.raises(ValueError, match="at least 1"):
             zoom.parse_zoom(text)
 
 

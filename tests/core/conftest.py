@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,5 +13,5 @@ def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def job_dir(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "job"
+def job_dir(tmp_path: Path) -> Path:
+    return tmp_path / "job"

@@ -51,7 +51,7 @@ def hugging_face(
     config = transformers.SamConfig(
         vision_config=vision,
         prompt_encoder_config={"image_size": image_size},
-        # The official two-way transformer's; transformers' default of 1e-6 moves the logits by 1e-4.
+        # As in the official code; the default here, 1e-6, moves the logits by 1e-4.
         mask_decoder_config={"layer_norm_eps": 1e-5},
     )
     model = transformers.SamModel(config)

@@ -75,11 +75,11 @@ class Colours:
 
 @dataclass(frozen=True)
 class Bright:
-    """Every connected patch of at least 20 pixels brighter than the middle is an object."""
+    """Every connected patch of at least 60 pixels brighter than the middle is an object."""
 
     def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
         labels, count = ndimage.label((pixels.mean(axis=-1) > 110) & valid)
-        kept = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1)[1:] >= 20) + 1
+        kept = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1)[1:] >= 60) + 1
         return mask_set(labels[None] == kept[:, None, None])
 
 

@@ -11,9 +11,9 @@ import pytest
 import rasterio
 from raster.crafted import UTM, VRT_BOMB, VRT_SPY, blobs, write
 from rasterio.enums import ColorInterp
+from samplat_raster.source import RasterFactory, RasterSource
 
 from samplat import InputError, Window
-from samplat_raster.source import RasterFactory, RasterSource
 
 WHOLE = Window(start=(0, 0, 0), stop=(1, 40, 60))
 
@@ -208,15 +208,17 @@ def test_unknown_options_and_paths_of_others(tmp_path: Path) -> None:
 
 
 def test_an_unusable_transform_is_refused(tmp_path: Path) -> None:
-    transform = rasterio.Affine(0.0, 0.0, 5.0, 0.0, 0.0, 7.0)
-    path = write(tmp_path / "a.tif", np.ones((4, 4), np.uint8), transform=transform)
-    try:
-        info = RasterSource(str(path)).info
-    except InputError as error:
-        assert "unusable geotransform" in str(error)
-    else:
-        # GDAL may not have written it
-        assert info.index_to_world[0] == (1, 0, 0, 0)
+    path = write(tmp_path / "a.png", np.ones((4, 4), np.uint8), driver="PNG")
+    path.with_suffix(".pgw").write_text("0\n0\n0\n0\n5\n7\n")
+    with pytest.raises(InputError, match="unusable geotransform"):
+        RasterSource(str(path))
+
+
+def test_a_world_file_is_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.png", np.ones((4, 4), np.uint8), driver="PNG")
+    path.with_suffix(".pgw").write_text("2\n0\n0\n-2\n101\n199\n")
+    info = RasterSource(str(path)).info
+    assert info.index_to_world[:2] == ((2, 0, 0, 100), (0, -2, 0, 200))
 
 
 @pytest.mark.parametrize("how", ["metadata", "overview", "mask"])

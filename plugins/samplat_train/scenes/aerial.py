@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
+from skimage import measure
 
 from .canvas import Canvas, Floats, Points, Scene, Stamp, blank_canvas, dense_levels
+from .choices import weighted
 from .finish import Camera, expose
 from .layout import Box, Frame, extent, inset, random_frame, row, split
 from .roofs import STYLES, Building, Flight, cast_shadow, draw_building, hexes
@@ -24,12 +26,23 @@ CARS = ("#e9e9ea", "#202022", "#8b8d90", "#b4232a", "#234a8c", "#c9c9c4", "#5a5d
 
 def draw_aerial(rng: np.random.Generator, size: int) -> Scene:
     """A nadir picture; buildings, trees, cars, pools and fields are labelled."""
-    names, weights = zip(*SETTINGS.items(), strict=True)
-    setting, _ = weights[int(rng.choice(len(names), p=[w for _, w in weights]))]
+    setting = weighted(rng, SETTINGS)
     flight = _flight(rng, size)
     canvas = setting(rng, size, flight)
+    canvas.image[:] = _hazy(rng, canvas.image)
     camera = Camera(blur=1.6, noise=0.05, light=0.12, tone=0.4, grey=0.2, cast=0.06, jpeg=0.6)
-    return Scene(image=expose(rng, canvas.image, camera), labels=dense_levels(canvas), kind="aerial")
+    return Scene(
+        image=expose(rng, canvas.image, camera), labels=dense_levels(canvas), kind="aerial"
+    )
+
+
+def _hazy(rng: np.random.Generator, image: Floats) -> Floats:
+    """Air between the ground and the camera: paler colours, less contrast, a cast."""
+    grey = image.mean(-1, keepdims=True)
+    image = grey + (image - grey) * np.float32(rng.uniform(0.25, 1.1))
+    veil = near_colour(rng, np.array([0.5, 0.52, 0.54], np.float32), 0.1)
+    share = np.float32(rng.uniform(0, 0.5) if rng.random() < 0.5 else 0.0)
+    return np.asarray(image * (1 - share) + veil * share, np.float32)
 
 
 def _flight(rng: np.random.Generator, size: int) -> Flight:
@@ -51,7 +64,7 @@ def _ground(rng: np.random.Generator, palette: tuple[str, ...], grain: float = 1
     return Material(
         base=base,
         other=hexes(rng, palette + GREEN),
-        pattern=str(rng.choice(["rough", "cloud", "blotch", "speckle"])),
+        pattern=str(rng.choice(["rough", "cloud", "blotch", "speckle", "ridge"])),
         grain=float(rng.uniform(6, 60) * grain),
         contrast=float(rng.uniform(0.1, 0.5)),
         noise=float(rng.uniform(0.01, 0.06)),
@@ -75,7 +88,7 @@ def _town(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
         for plot in split(rng, block, rng.uniform(9, 16) * metre, rng.uniform(0, 1.5) * metre):
             if rng.random() < 0.88:
                 buildings.append(_build(rng, frame, flight, inset(rng, plot, 0, 0.04 + loose)))
-    _furnish(rng, canvas, flight, buildings, cars=rng.integers(0, 25), trees=rng.integers(0, 25))
+    _furnish(rng, canvas, flight, buildings, cars=(0, 25), trees=(0, 25))
     return canvas
 
 
@@ -95,7 +108,7 @@ def _terraces(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
             house = _build(rng, frame, flight, plot)
             same = rng.random() < 0.8
             buildings.append(replace(house, style=style, height=height) if same else house)
-    _furnish(rng, canvas, flight, buildings, cars=rng.integers(5, 50), trees=rng.integers(5, 60))
+    _furnish(rng, canvas, flight, buildings, cars=(5, 50), trees=(5, 60))
     return canvas
 
 
@@ -112,7 +125,7 @@ def _suburb(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
             buildings.append(_build(rng, frame, flight, inset(rng, plot, 0.1, 0.35)))
             if rng.random() < 0.15:
                 _pool(rng, canvas, frame, flight, plot)
-    _furnish(rng, canvas, flight, buildings, cars=rng.integers(3, 30), trees=rng.integers(20, 90))
+    _furnish(rng, canvas, flight, buildings, cars=(3, 30), trees=(20, 90))
     return canvas
 
 
@@ -130,7 +143,7 @@ def _industry(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
             _parking(rng, canvas, frame, flight, block)
         else:
             buildings.append(_build(rng, frame, flight, inset(rng, block, 0.02, 0.25)))
-    _furnish(rng, canvas, flight, buildings, cars=rng.integers(5, 30), trees=rng.integers(0, 25))
+    _furnish(rng, canvas, flight, buildings, cars=(5, 30), trees=(0, 25))
     return canvas
 
 
@@ -146,40 +159,31 @@ def _country(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
         _road(rng, canvas, size)
     farms = [_farm(rng, frame, flight, size) for _ in range(rng.integers(0, 7))]
     buildings = [house for farm in farms for house in farm]
-    _furnish(rng, canvas, flight, buildings, cars=rng.integers(0, 5), trees=rng.integers(5, 70))
+    _furnish(rng, canvas, flight, buildings, cars=(0, 5), trees=(5, 70))
     return canvas
 
 
 def _paddies(rng: np.random.Generator, size: int, flight: Flight) -> Canvas:
     """Terraced fields along a hillside's contours, some houses among them."""
-    hill = fractal(rng, (size, size), slope=2.0, grain=float(rng.uniform(2, 5)))
-    steps = np.floor(hill * rng.uniform(3, 9)).astype(np.int32)
-    across = np.floor(fractal(rng, (size, size), slope=2.0, grain=3.0) * rng.uniform(1, 4))
-    pieces = _components(steps * 1000 + across.astype(np.int32))
+    hill = fractal(rng, (size, size), slope=2.0, grain=float(rng.uniform(3, 7)))
+    steps = np.floor(hill * rng.uniform(3, 8)).astype(np.int32)
+    across = np.floor(fractal(rng, (size, size), slope=2.0, grain=5.0) * rng.uniform(1, 3))
+    pieces = measure.label(  # type: ignore[no-untyped-call]
+        steps * 1000 + across.astype(np.int32), background=-(10**6), connectivity=1
+    )
     canvas = _land(rng, size, CROP)
     shades = np.stack([hexes(rng, CROP, 0.12) for _ in range(64)])
     canvas.image[:] = canvas.image * 0.4 + shades[pieces % 64] * np.float32(0.6)
     edge = ndimage.morphological_gradient(pieces, 3) > 0
     canvas.image[edge] *= np.float32(rng.uniform(0.5, 1.3))
-    canvas.whole[:] = np.where(edge, 0, pieces)
+    canvas.whole[:] = np.where(edge | (np.bincount(pieces.ravel())[pieces] < 150), 0, pieces)
     for _ in range(pieces.max() + 1):
         next(canvas.ids)
     frame = random_frame(rng, size, 0.0)
     farms = [_farm(rng, frame, flight, size) for _ in range(rng.integers(1, 8))]
     buildings = [house for farm in farms for house in farm]
-    _furnish(rng, canvas, flight, buildings, cars=0, trees=rng.integers(5, 60))
+    _furnish(rng, canvas, flight, buildings, cars=(0, 1), trees=(5, 60))
     return canvas
-
-
-def _components(values: np.ndarray) -> np.ndarray:
-    """Ids from 1 of connected pixels of equal value."""
-    flat = np.zeros(values.shape, np.int32)
-    last = 0
-    for value in np.unique(values):
-        found, count = ndimage.label(values == value)
-        flat[found > 0] = found[found > 0] + last
-        last += count
-    return flat
 
 
 SETTINGS = {
@@ -247,17 +251,17 @@ def _furnish(
     flight: Flight,
     buildings: Sequence[Building],
     *,
-    cars: int,
-    trees: int,
+    cars: tuple[int, int],
+    trees: tuple[int, int],
 ) -> None:
     """Cars first, then buildings from low to high, then trees over them."""
-    for _ in range(cars):
+    for _ in range(int(rng.integers(*cars))):
         at = rng.uniform(0, canvas.size, 2)
         _car(rng, canvas, flight, at, rng.uniform(0, np.pi))
     for building in sorted(buildings, key=lambda b: b.height):
         if _in_sight(building, canvas.size):
             draw_building(rng, canvas, flight, building)
-    _wood(rng, canvas, flight, trees)
+    _wood(rng, canvas, flight, int(rng.integers(*trees)))
 
 
 def _in_sight(b: Building, size: int) -> bool:
@@ -276,7 +280,7 @@ def _car(
     canvas.claim(stamp)
     for end in (-0.22, 0.18):
         glass = place(rectangle((end * length, 0), (0.12 * length, 0.8 * width)), at, angle)
-        canvas.paint(fill([glass], canvas.size), np.float32([0.12, 0.14, 0.17]))
+        canvas.paint(fill([glass], canvas.size), np.array([0.12, 0.14, 0.17], np.float32))
 
 
 def _parking(
@@ -353,7 +357,7 @@ def _clump(
     middle = rng.uniform(0, canvas.size, 2)
     spread = radius * np.sqrt(crowns) * 0.8
     spots = middle + rng.normal(size=(crowns, 2)) * (spread if crowns > 1 else 0)
-    outlines = [blob(rng, s, [radius * rng.uniform(0.7, 1.2)] * 2, rough=0.35) for s in spots]
+    outlines = [blob(rng, s, [radius * rng.uniform(0.7, 1.2)] * 2, rough=0.28) for s in spots]
     for points in outlines:
         cast_shadow(canvas, flight, points, radius * 1.5)
     owner = canvas.claim(fill(outlines, canvas.size))
@@ -371,7 +375,7 @@ def _crown(
     tufts = Material(
         base=leaf,
         other=leaf * np.float32(0.25),
-        pattern=str(rng.choice(["rough", "dots", "speckle"])),
+        pattern=str(rng.choice(["rough", "rough", "speckle"])),
         grain=float(np.clip(flight.metre * rng.uniform(0.6, 1.5), 2, 12)),
         contrast=float(rng.uniform(0.2, 0.5)),
     )

@@ -6,9 +6,10 @@ import numpy as np
 from scipy import ndimage
 
 from .canvas import Canvas, Floats, blank_canvas
-from .photos import photo_patch
+from .choices import weighted
+from .photos import GROUNDS, NAMES, photo_patch
 from .roofs import hexes
-from .shapes import blob, curve, ellipse, fill, limb, rectangle, stroke
+from .shapes import blob, curve, ellipse, fill, limb, rectangle, shifted, stroke
 from .textures import Material, cells, colour, fractal, material, near_colour, render
 
 SKY = ("#8fb4d9", "#c3d3e0", "#6c8fb8", "#e0dcd2", "#a8a9ad", "#e6b58a", "#3b4a66")
@@ -18,11 +19,14 @@ LEAF = ("#3f5a2a", "#5d7a35", "#2c4020", "#7a8a40", "#8a6a35", "#486b4a")
 
 def random_backdrop(rng: np.random.Generator, size: int) -> Canvas:
     """A canvas without objects: scenery, clutter, and the blur of what lies out of focus."""
-    names, weights = zip(*BACKDROPS.items(), strict=True)
-    maker, _ = weights[int(rng.choice(len(names), p=[w for _, w in weights]))]
-    canvas = maker(rng, size)
+    maker = weighted(rng, BACKDROPS)
+    canvas: Canvas = maker(rng, size)
     if rng.random() < 0.5:
         _clutter(rng, canvas)
+    if rng.random() < 0.4:
+        detail = photo_patch(rng, (size, size), GROUNDS if rng.random() < 0.6 else NAMES).mean(-1)
+        detail = 1 + (detail - detail.mean()) * np.float32(rng.uniform(0.3, 1.2))
+        canvas.image[:] *= detail[..., None]
     blur = rng.choice([0.0, rng.uniform(0.5, 2), rng.uniform(2, 8)]) * size / 512
     if blur < 0.4:
         return canvas
@@ -39,12 +43,15 @@ def _clutter(rng: np.random.Generator, canvas: Canvas) -> None:
         at, reach = rng.uniform(0, canvas.size, 2), canvas.size * rng.uniform(0.05, 0.5)
         choice = rng.integers(4)
         if choice == 0:
-            end = at + (rng.normal() * 0.1 * reach, reach * 2)
-            stamp = fill([limb(at - (0, reach), end, *rng.uniform(1, 12, 2))], canvas.size)
+            foot = shifted(at, rng.normal() * 0.1 * reach, reach)
+            pole = limb(shifted(at, 0, -reach), foot, *rng.uniform(1, 12, 2))
+            stamp = fill([pole], canvas.size)
         elif choice == 1:
             stamp = stroke(curve(rng, at, reach * 3, 0.2), rng.uniform(1, 6), canvas.size)
         elif choice == 2:
-            stamp = fill([rectangle(at, reach * rng.uniform(0.2, 1.2, 2), rng.normal() * 0.1)], canvas.size)
+            stamp = fill(
+                [rectangle(at, reach * rng.uniform(0.2, 1.2, 2), rng.normal() * 0.1)], canvas.size
+            )
         else:
             stamp = fill([ellipse(at, [reach * 0.15] * 2)], canvas.size)
         below = canvas.image[stamp.window].mean((0, 1)) if stamp.alpha.size else colour(rng)
@@ -60,7 +67,9 @@ def _ramp(size: int, top: Floats, bottom: Floats) -> Floats:
 def _outdoors(rng: np.random.Generator, size: int) -> Canvas:
     """Sky, a ridge of hills, trees or houses, and ground."""
     sky = _ramp(size, hexes(rng, SKY), near_colour(rng, hexes(rng, SKY), 0.1))
-    clouds = np.clip(fractal(rng, (size, size), slope=1.5, grain=(1.5, 4.0)), 0, 2) * rng.uniform(0, 0.2)
+    clouds = np.clip(fractal(rng, (size, size), slope=1.5, grain=(1.5, 4.0)), 0, 2) * rng.uniform(
+        0, 0.2
+    )
     canvas = blank_canvas(sky + clouds[..., None])
     horizon = rng.uniform(0.1, 0.75) * size
     for _ in range(int(rng.integers(0, 4))):
@@ -75,10 +84,12 @@ def _ridge(rng: np.random.Generator, canvas: Canvas, horizon: float) -> None:
     """Hills or a row of trees against the sky."""
     x = np.linspace(-10, canvas.size + 10, 90)
     wave = ndimage.gaussian_filter1d(rng.normal(size=90), rng.uniform(1, 12), mode="wrap")
-    top = horizon - rng.uniform(0, 0.35) * canvas.size * (0.5 + wave / (np.abs(wave).max() * 2 + 1e-6))
+    top = horizon - rng.uniform(0, 0.35) * canvas.size * (
+        0.5 + wave / (np.abs(wave).max() * 2 + 1e-6)
+    )
     outline = np.stack([np.r_[x, x[::-1]], np.r_[top, np.full(90, horizon + 4)]], 1)
     base = hexes(rng, LEAF + SKY)
-    look = Material(base=base, other=base * np.float32(0.4), pattern="rough", grain=8, contrast=0.35)
+    look = Material(base=base, other=base * np.float32(0.4), pattern="rough", grain=6, contrast=0.2)
     stamp = fill([outline], canvas.size)
     canvas.paint(stamp, render(rng, look, stamp.alpha.shape))
 

@@ -1,6 +1,6 @@
-"""Where a scene is drawn: a picture, two levels of labels, and stamps that change a small window of them."""
+"""Where a scene is drawn: a picture, two levels of labels, and stamps that change them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]
 Points = NDArray[np.float64]
-"""(N, 2) vertices, xy, pixels."""
+"""(N, 2) vertices, xy, pixels; or one such point."""
+Vector = Sequence[float] | NDArray[np.floating]
+"""Two numbers, along x and along y."""
 
 MIN_VISIBLE = 30
 """Objects with fewer visible pixels are not labelled."""
@@ -23,7 +25,10 @@ class Scene:
     image: NDArray[np.uint8]
     """(H, W, 3), RGB."""
     labels: NDArray[np.uint16]
-    """(L, H, W), 1 <= L <= 2. Level 0: whole objects. Level 1: parts of them. 0 = no object; ids 1..n per level."""
+    """(L, H, W), 1 <= L <= 2, ids dense from 1 in each level, 0 = no object.
+
+    Level 0 holds whole objects, level 1 parts of them and things on them.
+    """
     kind: str
     """One of `KINDS`."""
 
@@ -64,7 +69,7 @@ class Canvas:
     @property
     def size(self) -> int:
         """Height and width in pixels."""
-        return self.image.shape[0]
+        return len(self.image)
 
     def paint(self, stamp: Stamp, colour: Floats) -> None:
         """Blend `colour`, (3,) or (h, w, 3), over the picture."""
@@ -96,10 +101,6 @@ class Canvas:
         return new
 
 
-Painter = Callable[[np.random.Generator, int], Canvas]
-"""Draws a scene of the given side in pixels."""
-
-
 def blank_canvas(image: Floats) -> Canvas:
     """A canvas showing `image`, (S, S, 3), with no objects."""
     shape = image.shape[:2]
@@ -107,7 +108,7 @@ def blank_canvas(image: Floats) -> Canvas:
 
 
 def dense_levels(canvas: Canvas) -> NDArray[np.uint16]:
-    """(L, H, W) labels with ids dense from 1, objects too small to see dropped, empty level 1 left out."""
+    """(L, H, W) labels: ids dense from 1, nothing too small to see, an empty level 1 left out."""
     whole, part = _dense(canvas.whole), _dense(canvas.part)
     return np.stack([whole, part] if part.any() else [whole])
 

@@ -1,4 +1,4 @@
-"""What a camera does to a scene: light, blur, noise, tone and compression. Labels stay untouched."""
+"""What a camera does to a picture: light, blur, noise, tone and compression."""
 
 import io
 from dataclasses import dataclass
@@ -69,9 +69,9 @@ def _optics(rng: np.random.Generator, image: Floats, strength: float) -> Floats:
     sigma = strength * rng.beta(1, 2)
     if sigma < 0.3:
         return image
-    soft = ndimage.gaussian_filter(image, (sigma, sigma, 0))
+    soft: Floats = ndimage.gaussian_filter(image, (sigma, sigma, 0))
     if rng.random() < 0.25:
-        return image + (image - soft) * np.float32(rng.uniform(0.3, 1.2))
+        return np.asarray(image + (image - soft) * np.float32(rng.uniform(0.3, 1.2)))
     return soft
 
 

@@ -1,6 +1,7 @@
-"""How a town is laid out: ground split into blocks and parcels in a frame of its own, then warped."""
+"""How a town is laid out: blocks and parcels, split in a frame of its own and then bent."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def row(rng: np.random.Generator, box: Box, width: float, depth: float) -> list[
     return [
         (float(a), top, float(b), bottom)
         for top, bottom in sides
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        for a, b in pairwise(cuts)
         if rng.random() < 0.94
     ]
 

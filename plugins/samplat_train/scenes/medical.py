@@ -1,4 +1,4 @@
-"""Phantoms of slices through bodies: CT trunk, MR head, ultrasound, and organs of little contrast."""
+"""Phantoms of slices through bodies: CT trunk, MR head, ultrasound, organs of little contrast."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from .canvas import Canvas, Floats, Points, Scene, Stamp, blank_canvas, dense_levels
+from .choices import weighted
 from .finish import Camera, expose
 from .shapes import blob, curve, ellipse, fill, outline, stroke, within
 from .textures import fractal
@@ -13,8 +14,7 @@ from .textures import fractal
 
 def draw_medical(rng: np.random.Generator, size: int) -> Scene:
     """A slice; organs are labelled, and lesions and cavities in them as parts."""
-    names, weights = zip(*SETTINGS.items(), strict=True)
-    setting, _ = weights[int(rng.choice(len(names), p=[w for _, w in weights]))]
+    setting = weighted(rng, SETTINGS)
     canvas = setting(rng, size)
     image = _acquired(rng, canvas.image)
     camera = Camera(
@@ -166,8 +166,8 @@ def _bones(rng: np.random.Generator, canvas: Canvas, middle: Points, radii: Poin
 
 
 def _to_rib(radii: Points, turn: float) -> Points:
-    """xy from the centre to the ribs, `turn` radians from straight down."""
-    return radii * 0.93 * np.array([np.sin(turn), np.cos(turn)])
+    """Xy from the centre to the ribs, `turn` radians from straight down."""
+    return np.asarray(radii * 0.93 * np.array([np.sin(turn), np.cos(turn)]))
 
 
 def _vessels(
@@ -206,7 +206,7 @@ def _folds(
 ) -> None:
     """Dark furrows between the windings of the cortex."""
     h, w = brain.alpha.shape
-    lines = np.abs(fractal(rng, (h, w), slope=1.5, grain=float(rng.uniform(0.8, 1.6))))
+    lines = np.abs(fractal(rng, (h, w), slope=2.0, grain=float(rng.uniform(0.25, 0.5))))
     depth = np.exp(-((lines / 0.12) ** 2)) * rng.uniform(0.3, 1.0)
     canvas.shade(brain, np.asarray(1 - depth * (1 - fluid / level), np.float32))
 
@@ -224,16 +224,21 @@ def _white(
     h, w = brain.alpha.shape
     y, x = np.mgrid[:h, :w].astype(np.float32)
     across, down = (x + brain.left - middle[0]) / radii[0], (y + brain.top - middle[1]) / radii[1]
-    folds = fractal(rng, (h, w), slope=1.5, grain=float(rng.uniform(0.35, 0.8)))
+    folds = fractal(rng, (h, w), slope=2.0, grain=float(rng.uniform(0.3, 0.6)))
     border = rng.uniform(0.62, 0.72) + folds * rng.uniform(0.05, 0.1)
-    cleft = np.abs(across) > 0.015 + 0.05 * (np.abs(down) > 0.45)
+    cleft = np.abs(across) > 0.012 + 0.15 * np.clip(np.abs(down) - 0.4, 0, 1)
     inside = np.clip((border - np.hypot(across, down)) * 50, 0, 1) * cleft
     stamp = Stamp(top=brain.top, left=brain.left, alpha=(inside * brain.alpha).astype(np.float32))
     _inner(rng, canvas, stamp, owner, level)
 
 
 def _ventricles(
-    rng: np.random.Generator, canvas: Canvas, owner: int, middle: Points, radii: Points, level: float
+    rng: np.random.Generator,
+    canvas: Canvas,
+    owner: int,
+    middle: Points,
+    radii: Points,
+    level: float,
 ) -> None:
     """Two horns of fluid and two grey nuclei beside them."""
     offset, tall, wide = rng.uniform(0.06, 0.11), rng.uniform(0.12, 0.3), rng.uniform(0.03, 0.07)

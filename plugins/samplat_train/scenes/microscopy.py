@@ -1,16 +1,21 @@
-"""Micrographs: nuclei in fluorescence, stained tissue, phase contrast, axons in the electron microscope, epithelia."""
+"""Micrographs: fluorescent nuclei, stained tissue, phase contrast, axons, epithelia, rods."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from .canvas import Canvas, Floats, Ids, Points, Scene, Stamp, blank_canvas, dense_levels
+from .choices import weighted
 from .finish import Camera, expose
 from .packing import Cells, compete, scatter
 from .roofs import hexes
 from .shapes import blob, curve, enlarge, fill, limb
 from .textures import colour, fractal, near_colour
+
+Reals = NDArray[np.floating] | NDArray[np.bool_]
 
 PURPLE = ("#6a4a8c", "#4f3a78", "#7c5a9c", "#5a3f6e", "#83528f", "#3f3366", "#5b4b86")
 PINK = ("#d9a3c0", "#e3b7cc", "#c98fb4", "#e8cbd8", "#d7b2d0", "#c9a0bf", "#b68ab8")
@@ -18,8 +23,7 @@ PINK = ("#d9a3c0", "#e3b7cc", "#c98fb4", "#e8cbd8", "#d7b2d0", "#c9a0bf", "#b68a
 
 def draw_microscopy(rng: np.random.Generator, size: int) -> Scene:
     """A micrograph; cells are labelled, and what they enclose where it shows."""
-    names, weights = zip(*SETTINGS.items(), strict=True)
-    setting, _ = weights[int(rng.choice(len(names), p=[w for _, w in weights]))]
+    setting = weighted(rng, SETTINGS)
     canvas, camera = setting(rng, size)
     image = expose(rng, canvas.image, camera)
     return Scene(image=image, labels=dense_levels(canvas), kind="microscopy")
@@ -38,7 +42,7 @@ def _labelled(image: Floats, whole: Ids, part: Ids | None = None) -> Canvas:
     return canvas
 
 
-def _per_cell(values: Floats, cells: Cells) -> Floats:
+def _per_cell(values: Reals, cells: Cells) -> Floats:
     """Spread (n + 1, ...) values of cells over the pixels they own."""
     return np.asarray(values[cells.owner], np.float32)
 
@@ -116,7 +120,9 @@ def _tissue(rng: np.random.Generator, size: int) -> Floats:
     image = pale + np.clip(mix, 0, 1)[..., None] * (deep - pale)
     holes = fractal(rng, shape, slope=2.0, grain=float(rng.uniform(0.7, 3))) > rng.uniform(0.7, 3)
     cover = ndimage.gaussian_filter(holes.astype(np.float32), 1.5)[..., None]
-    return np.asarray(image + cover * (np.float32([0.93, 0.91, 0.93]) - image), np.float32)
+    return np.asarray(
+        image + cover * (np.array([0.93, 0.91, 0.93], np.float32) - image), np.float32
+    )
 
 
 def _phase(rng: np.random.Generator, size: int) -> tuple[Canvas, Camera]:
@@ -156,10 +162,11 @@ def _axons(rng: np.random.Generator, size: int) -> tuple[Canvas, Camera]:
     return _labelled(_grey(field), whole, lumen), camera
 
 
-def _lumen(cells: Cells, ratio: Floats) -> Floats:
+def _lumen(cells: Cells, ratio: Reals) -> Floats:
     """(S, S), positive inside the myelin, which lies along the neighbours where they press."""
     share = _per_cell(ratio, cells)
-    return np.minimum(share - cells.depth, (cells.rivalry - (1 - share) * 0.9) * 0.6)
+    pressed = (cells.rivalry - (1 - share) * 0.9) * 0.6
+    return np.asarray(np.minimum(share - cells.depth, pressed))
 
 
 def _axon_greys(
@@ -182,7 +189,9 @@ def _axon_greys(
 
 def _glia(rng: np.random.Generator, shape: tuple[int, int]) -> Floats:
     """(h, w) brightness of what lies between axons: processes parted by dark membranes."""
-    ground = rng.uniform(0.35, 0.75) + rng.uniform(0.04, 0.15) * fractal(rng, shape, slope=1.0, grain=2.0)
+    ground = rng.uniform(0.35, 0.75) + rng.uniform(0.04, 0.15) * fractal(
+        rng, shape, slope=1.0, grain=2.0
+    )
     lines = np.abs(fractal(rng, shape, slope=1.5, grain=float(rng.uniform(0.5, 1.5))))
     return np.asarray(ground - rng.uniform(0, 0.35) * np.exp(-((lines / 0.12) ** 2)), np.float32)
 
@@ -252,7 +261,7 @@ def _rod(rng: np.random.Generator, width: float, stout: float, size: int) -> Sta
     if rng.random() < 0.15:
         return fill([blob(rng, at, (radius * 2, radius * 1.5), angle=rng.uniform(0, 3))], size)
     line = curve(rng, at, width * stout * rng.uniform(0.5, 1.5), 0.25)
-    return fill([limb(p, q, radius, radius) for p, q in zip(line[:-1], line[1:], strict=True)], size)
+    return fill([limb(p, q, radius, radius) for p, q in pairwise(line)], size)
 
 
 def _spread(stamp: Stamp) -> Stamp:
@@ -261,9 +270,7 @@ def _spread(stamp: Stamp) -> Stamp:
     return Stamp(top=stamp.top, left=stamp.left, alpha=grown)
 
 
-SETTINGS: dict[
-    str, tuple[Callable[[np.random.Generator, int], tuple[Canvas, Camera]], float]
-] = {
+SETTINGS: dict[str, tuple[Callable[[np.random.Generator, int], tuple[Canvas, Camera]], float]] = {
     "fluorescence": (_fluorescence, 0.3),
     "stained": (_stained, 0.18),
     "phase": (_phase, 0.12),

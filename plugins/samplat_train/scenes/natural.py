@@ -1,4 +1,4 @@
-"""Everyday pictures: a few large figures of many parts before scenery, or leaves falling on each other."""
+"""Everyday pictures: a few large figures of many parts before scenery, or fallen leaves."""
 
 import numpy as np
 from scipy import ndimage
@@ -22,16 +22,19 @@ def draw_natural(rng: np.random.Generator, size: int) -> Scene:
 def _staged(rng: np.random.Generator, size: int) -> Canvas:
     """Figures before a backdrop, the nearer the larger and the lower."""
     canvas = random_backdrop(rng, size)
-    light = rng.normal(size=2) + (0, -1.0)
+    light = np.array([rng.normal(), rng.normal() - 1])
     light = light / np.hypot(*light)
     count = 1 + int(rng.poisson(1.5))
-    scales = np.sort(np.exp(rng.uniform(np.log(0.2), np.log(1.3), count))) * size
+    scales = np.sort(np.exp(rng.uniform(np.log(0.22), np.log(1.3), count))) * size
     kin = random_figure(rng) if rng.random() < 0.3 else None
     for scale in scales[-8:]:
         centre = _stand(rng, size, scale)
-        figure = kin if kin and rng.random() < 0.8 else random_figure(rng, _hiding(rng, canvas, centre))
+        figure = (
+            kin if kin and rng.random() < 0.8 else random_figure(rng, _hiding(rng, canvas, centre))
+        )
         flip = bool(rng.random() < 0.5)
-        _draw_figure(rng, canvas, posed(figure, centre, scale, rng.normal() * 0.15, flip), light)
+        turn = rng.normal() * (0.1 if rng.random() < 0.9 else 1.0)
+        _draw_figure(rng, canvas, posed(figure, centre, scale, turn, flip), light)
         if rng.random() < 0.12:
             _foreground(rng, canvas)
     return canvas
@@ -40,7 +43,7 @@ def _staged(rng: np.random.Generator, size: int) -> Canvas:
 def _stand(rng: np.random.Generator, size: int, scale: float) -> Points:
     x = rng.normal(0.5, 0.27) * size
     y = rng.normal(0.5, 0.1) * size + 0.1 * (scale - 0.4 * size)
-    return np.clip(np.array([x, y]), 0.05 * size, 0.95 * size)
+    return np.asarray(np.clip([x, y], 0.05 * size, 0.95 * size))
 
 
 def _hiding(rng: np.random.Generator, canvas: Canvas, centre: Points) -> Floats | None:
@@ -51,9 +54,7 @@ def _hiding(rng: np.random.Generator, canvas: Canvas, centre: Points) -> Floats 
     return np.asarray(canvas.image[max(0, y - 30) : y + 30, max(0, x - 30) : x + 30].mean((0, 1)))
 
 
-def _draw_figure(
-    rng: np.random.Generator, canvas: Canvas, figure: Figure, light: Points
-) -> None:
+def _draw_figure(rng: np.random.Generator, canvas: Canvas, figure: Figure, light: Points) -> None:
     polygons = [p for part in figure for p in part.polygons]
     whole = fill(polygons, canvas.size)
     if not whole.alpha.size:
@@ -79,9 +80,9 @@ def _ground_shadow(rng: np.random.Generator, canvas: Canvas, polygons: list[Poin
     (x0, _), (x1, y1) = corners.min(0), corners.max(0)
     wide = (x1 - x0) / 2
     at = ((x0 + x1) / 2 + rng.normal() * wide * 0.4, y1 - wide * 0.04)
-    stamp = fill([ellipse(at, (wide * 1.1, wide * rng.uniform(0.08, 0.25)))], canvas.size)
-    soft = ndimage.gaussian_filter(stamp.alpha, max(1.0, wide * 0.05)) if stamp.alpha.size else stamp.alpha
-    canvas.shade(Stamp(top=stamp.top, left=stamp.left, alpha=soft), rng.uniform(0.4, 0.85))
+    flat, dark = wide * rng.uniform(0.08, 0.25), rng.uniform(0.88, 0.98)
+    for share in np.linspace(1.3, 0.6, 14):
+        canvas.shade(fill([ellipse(at, (wide * share, flat * share))], canvas.size), dark)
 
 
 def _focused(rng: np.random.Generator, drawn: Floats, before: Floats, whole: Stamp) -> Floats:
@@ -118,7 +119,9 @@ def _leaves(rng: np.random.Generator, size: int) -> Canvas:
     light = np.array([np.cos(rng.uniform(0, 6)), np.sin(rng.uniform(0, 6))])
     for _ in range(count):
         at, scale = rng.uniform(0, size, 2), size * min(0.7, 0.08 / rng.uniform(0.08, 1))
-        stamp = fill([blob(rng, at, scale * rng.uniform(0.3, 1, 2), rough=rng.uniform(0, 0.6))], size)
+        stamp = fill(
+            [blob(rng, at, scale * rng.uniform(0.3, 1, 2), rough=rng.uniform(0, 0.6))], size
+        )
         canvas.paint(stamp, render(rng, material(rng, photo=0.25), stamp.alpha.shape))
         canvas.shade(stamp, relief(stamp.alpha, light, rng.uniform(0, 0.5)))
         canvas.claim(stamp)

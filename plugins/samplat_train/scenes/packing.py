@@ -16,7 +16,7 @@ class Cells:
     """Cells in competition for the pixels of a picture."""
 
     owner: Ids
-    """(S, S), id from 1 of the cell nearest to each pixel in units of its own radius, 0 = none in reach."""
+    """(S, S), id from 1 of the cell each pixel lies deepest in, 0 = none in reach."""
     depth: Floats
     """(S, S), that distance: 0 at the centre, 1 at the border an unhindered cell would have."""
     rivalry: Floats
@@ -32,7 +32,10 @@ class Cells:
 def scatter(
     rng: np.random.Generator, size: int, radii: Points, spacing: float, margin: float = 0.0
 ) -> tuple[Points, Points]:
-    """Centres and radii of discs, dropping those nearer than `spacing` times their radii to a larger one."""
+    """Centres and radii of discs; those too near to a larger one are dropped.
+
+    Too near is less than `spacing` times the sum of the two radii.
+    """
     order = np.sort(radii)[::-1]
     spots = rng.uniform(-margin, size + margin, (len(order), 2))
     tree = cKDTree(spots)

@@ -87,7 +87,7 @@ PLANS: dict[str, Points] = {
 def hexes(rng: np.random.Generator, palette: tuple[str, ...], spread: float = 0.07) -> Floats:
     """(3,) a colour near one of a palette of '#rrggbb'."""
     code = str(rng.choice(palette))
-    base = np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255
+    base = np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / np.float32(255)
     return near_colour(rng, base, spread)
 
 
@@ -369,5 +369,3 @@ WINGS: dict[str, list[Points]] = {
 }
 
 ROOFS = {"concrete": _flat, "metal": _metal, "gable": _gable, "hip": _hip, "plain": _plain}
-
-

@@ -6,25 +6,37 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from .canvas import Floats, Points, Stamp
+from .canvas import Floats, Points, Stamp, Vector
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0) -> Points:
+def ellipse(centre: Vector, radii: Vector, angle: float = 0.0) -> Points:
     """Vertices of an ellipse with `radii` (along, across) pixels turned by `angle` radians."""
-    t = np.linspace(0, 2 * np.pi, max(12, min(64, int(4 * max(radii)))), endpoint=False)
+    t = np.linspace(0, 2 * np.pi, _corners(radii), endpoint=False)
     return place(np.stack([radii[0] * np.cos(t), radii[1] * np.sin(t)], 1), centre, angle)
 
 
-def rectangle(centre: Sequence[float], sides: Sequence[float], angle: float = 0.0) -> Points:
+def _corners(radii: Vector) -> int:
+    """How many vertices make a curve look smooth; figures are drawn in units below a pixel."""
+    reach = max(radii)
+    return 72 if reach < 1 or reach > 18 else max(16, int(4 * reach))
+
+
+def rectangle(centre: Vector, sides: Vector, angle: float = 0.0) -> Points:
     """Vertices of a rectangle with `sides` (along, across) pixels turned by `angle` radians."""
     a, b = sides[0] / 2, sides[1] / 2
     return place(np.array([[-a, -b], [a, -b], [a, b], [-a, b]]), centre, angle)
 
 
-def place(points: Points, centre: Sequence[float], angle: float) -> Points:
+def shifted(point: Vector, dx: float, dy: float) -> Points:
+    """(2,) the point moved by `dx`, `dy`."""
+    return np.array([point[0] + dx, point[1] + dy])
+
+
+def place(points: Points, centre: Vector, angle: float) -> Points:
     """Turn points about the origin by `angle` radians, then move the origin to `centre`."""
     c, s = np.cos(angle), np.sin(angle)
-    return points @ np.array([[c, s], [-s, c]]) + np.asarray(centre, np.float64)
+    turned = points @ np.array([[c, s], [-s, c]])
+    return np.asarray(turned + np.asarray(centre, np.float64))
 
 
 def wobbly_radius(rng: np.random.Generator, n: int, rough: float, waves: int = 6) -> Points:
@@ -33,26 +45,26 @@ def wobbly_radius(rng: np.random.Generator, n: int, rough: float, waves: int = 6
     orders = np.arange(2, 2 + waves)
     amplitude = rough * rng.normal(size=waves) / orders
     wave = amplitude[:, None] * np.cos(orders[:, None] * t + rng.uniform(0, 2 * np.pi, (waves, 1)))
-    return np.maximum(0.25, 1 + wave.sum(0))
+    return np.asarray(np.maximum(0.25, 1 + wave.sum(0)))
 
 
 def blob(
     rng: np.random.Generator,
-    centre: Sequence[float],
-    radii: Sequence[float],
+    centre: Vector,
+    radii: Vector,
     *,
     rough: float = 0.3,
     angle: float = 0.0,
 ) -> Points:
     """Vertices of a smooth closed random curve filling roughly an ellipse of `radii` pixels."""
-    n = max(16, min(72, int(4 * max(radii))))
+    n = _corners(radii)
     t = np.linspace(0, 2 * np.pi, n, endpoint=False)
     radius = wobbly_radius(rng, n, rough)
     points = np.stack([radii[0] * radius * np.cos(t), radii[1] * radius * np.sin(t)], 1)
     return place(points, centre, angle)
 
 
-def limb(start: Sequence[float], end: Sequence[float], first: float, last: float) -> Points:
+def limb(start: Vector, end: Vector, first: float, last: float) -> Points:
     """A tapered capsule from `start` to `end` with radii `first` and `last` pixels."""
     p, q = np.asarray(start, np.float64), np.asarray(end, np.float64)
     heading = np.arctan2(*(q - p)[::-1])
@@ -61,24 +73,24 @@ def limb(start: Sequence[float], end: Sequence[float], first: float, last: float
     return np.concatenate([place(cap * first, p, heading), place(-cap * last, q, heading)])
 
 
-def star(rng: np.random.Generator, centre: Sequence[float], radius: float) -> Points:
+def star(rng: np.random.Generator, centre: Vector, radius: float) -> Points:
     """A star with 4 to 9 spikes of length `radius` pixels."""
     spikes = int(rng.integers(4, 10))
     t = np.linspace(0, 2 * np.pi, 2 * spikes, endpoint=False) + rng.uniform(0, 2)
     r = np.where(np.arange(2 * spikes) % 2, rng.uniform(0.3, 0.7), 1.0) * radius
-    return np.stack([r * np.cos(t), r * np.sin(t)], 1) + np.asarray(centre)
+    return place(np.stack([r * np.cos(t), r * np.sin(t)], 1), centre, 0.0)
 
 
-def curve(rng: np.random.Generator, start: Sequence[float], length: float, bend: float) -> Points:
+def curve(rng: np.random.Generator, start: Vector, length: float, bend: float) -> Points:
     """A smooth open random curve from `start`, `length` pixels long; `bend` radians per step."""
     steps = max(4, int(length / 8))
     turning = ndimage.gaussian_filter1d(rng.normal(size=steps), 1.5) * bend
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(turning)
     step = np.stack([np.cos(heading), np.sin(heading)], 1) * length / steps
-    return np.asarray(start) + np.cumsum(step, 0)
+    return np.asarray(np.asarray(start) + np.cumsum(step, 0))
 
 
-def swept(points: Points, by: Sequence[float]) -> list[Points]:
+def swept(points: Points, by: Vector) -> list[Points]:
     """Polygons whose union is `points` dragged along the vector `by`: a cast shadow."""
     moved = points + np.asarray(by)
     following = np.roll(np.arange(len(points)), -1)
@@ -117,7 +129,7 @@ def _rasterise(lines: Sequence[Points], size: int, margin: float, width: float |
             draw.polygon(vertices, fill=255)
         else:
             draw.line(vertices, fill=255, width=max(1, round(width * scale)), joint="curve")
-    alpha = np.asarray(picture.reduce(scale), np.float32) / 255
+    alpha = np.asarray(picture.reduce(scale), np.float32) / np.float32(255)
     return Stamp(top=int(low[1]), left=int(low[0]), alpha=alpha)
 
 
@@ -141,7 +153,7 @@ def _reach(first: Stamp, second: Stamp) -> tuple[int, int]:
     return rows, columns
 
 
-def relief(alpha: Floats, light: Sequence[float], depth: float) -> Floats:
+def relief(alpha: Floats, light: Vector, depth: float) -> Floats:
     """(h, w) shading factor about 1 of a shape bulging towards the viewer.
 
     `light` is the xy direction towards the lamp, `depth` the contrast between lit and dark side.

@@ -1,7 +1,7 @@
 """Fields of noise and pattern, and the materials that colour them.
 
-Noise comes from banks: periodic 1024-pixel fields computed once from fixed seeds. A texture is a random
-window of a bank at a random magnification, so it costs a gather instead of a transform.
+Noise comes from banks: periodic 1024-pixel fields computed once from fixed seeds. A texture is
+a random window of a bank, magnified at random, so it costs a gather instead of a transform.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from PIL import Image
 from scipy import fft, ndimage
 from scipy.spatial import cKDTree
 
@@ -34,7 +35,7 @@ def _cell_bank() -> tuple[Floats, Floats, Floats]:
     """Distance to the nearest seed, distance to the cell's border, and a random value per cell."""
     rng = np.random.default_rng(7)
     seeds = rng.uniform(0, BANK, (4000, 2))
-    grid = np.stack(np.mgrid[:BANK, :BANK], -1).reshape(-1, 2)
+    grid = np.argwhere(np.ones((BANK, BANK), bool))
     distance, index = cKDTree(seeds, boxsize=BANK).query(grid, k=2)
     near = distance[:, 0].reshape(BANK, BANK)
     border = (distance[:, 1] - distance[:, 0]).reshape(BANK, BANK)
@@ -49,22 +50,24 @@ def _unit(field: Floats) -> Floats:
 def _window(
     rng: np.random.Generator, bank: Floats, shape: tuple[int, int], grain: tuple[float, float]
 ) -> Floats:
-    """A random (h, w) window of a periodic bank magnified by `grain` (rows, columns)."""
+    """A random (h, w) window of a periodic bank, turned, magnified by `grain` (rows, columns)."""
     if rng.random() < 0.5:
         bank = bank.T
-    rows, columns = (
-        rng.uniform(0, BANK) + np.arange(n) * rng.choice([-1, 1]) / g
-        for n, g in zip(shape, grain, strict=True)
-    )
-    if grain == (1.0, 1.0):
-        return bank[np.ix_(rows.astype(int) % BANK, columns.astype(int) % BANK)]
-    return _blend(_blend(bank, rows).T, columns).T
+    bank = bank[:: 1 - 2 * int(rng.integers(2)), :: 1 - 2 * int(rng.integers(2))]
+    top, left = rng.integers(0, BANK, 2)
+    if max(grain) <= 1 or min(grain) < 1:
+        rows, columns = (np.arange(n) / g for n, g in zip(shape, grain, strict=True))
+        return bank[np.ix_((top + rows.astype(int)) % BANK, (left + columns.astype(int)) % BANK)]
+    sides = [int(n / g) + 2 for n, g in zip(shape, grain, strict=True)]
+    rows, columns = (top + np.arange(sides[0])) % BANK, (left + np.arange(sides[1])) % BANK
+    return _magnified(bank[np.ix_(rows, columns)], shape, grain)
 
 
-def _blend(bank: Floats, at: np.ndarray) -> Floats:
-    low = np.floor(at).astype(int)
-    weight = (at - low).astype(np.float32)[:, None]
-    return bank[low % BANK] * (1 - weight) + bank[(low + 1) % BANK] * weight
+def _magnified(small: Floats, shape: tuple[int, int], grain: tuple[float, float]) -> Floats:
+    height, width = shape
+    box = (0.5, 0.5, 0.5 + width / grain[1], 0.5 + height / grain[0])
+    picture = Image.fromarray(np.ascontiguousarray(small))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
 def fractal(
@@ -94,7 +97,7 @@ def stripes(
     y, x = np.ogrid[: shape[0], : shape[1]]
     across = (y * np.cos(angle) - x * np.sin(angle)).astype(np.float32)
     wave = np.sin(across * np.float32(2 * np.pi / period) + np.float32(phase))
-    return np.tanh(wave * sharp) if sharp else wave
+    return np.asarray(np.tanh(wave * sharp) if sharp else wave, np.float32)
 
 
 Pattern = Callable[[np.random.Generator, tuple[int, int], "Material"], Floats]
@@ -136,11 +139,13 @@ def _speckle(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> F
 
 
 def _blotch(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Floats:
-    return np.tanh(4 * fractal(rng, shape, slope=1.5, grain=max(1.0, m.grain / 5))) * 1.2
+    field = fractal(rng, shape, slope=1.5, grain=max(1.0, m.grain / 5))
+    return np.tanh(4 * field) * np.float32(1.2)
 
 
 def _ridge(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Floats:
-    return 1.2 - 2 * np.abs(fractal(rng, shape, slope=1.5, grain=max(1.0, m.grain / 6)))
+    field = fractal(rng, shape, slope=1.5, grain=max(1.0, m.grain / 6))
+    return np.float32(1.2) - 2 * np.abs(field)
 
 
 def _streak(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Floats:
@@ -182,7 +187,7 @@ def _brick(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Flo
 
 def _dots(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Floats:
     near = cells(rng, shape, which="near", grain=max(0.4, m.grain / 16))
-    return np.tanh(3 * (-0.9 - near)) + 0.5
+    return np.asarray(np.tanh(3 * (-0.9 - near)) + 0.5)
 
 
 def _crack(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Floats:
@@ -233,14 +238,14 @@ def _photo(rng: np.random.Generator, material: Material, shape: tuple[int, int])
     """A patch of a real photograph pulled towards the material's colour."""
     patch = photo_patch(rng, shape)
     grey = patch.mean(-1, keepdims=True)
-    tinted = material.base + (grey - grey.mean()) * 1.2
+    tinted = material.base + (grey - grey.mean()) * np.float32(0.3 + 2 * material.contrast)
     keep = np.float32(rng.choice([0.0, 0.5, 1.0]))
     return np.asarray(keep * patch + (1 - keep) * tinted, np.float32)
 
 
 def colour(rng: np.random.Generator, *, vivid: float = 0.5) -> Floats:
     """(3,) random RGB; `vivid` is the greatest saturation."""
-    value, saturation = rng.uniform(0.08, 0.95), vivid * rng.beta(1.2, 1.5)
+    value, saturation = rng.uniform(0.06, 0.95), vivid * rng.beta(1.0, 2.0)
     hue = (rng.uniform(0, 6) + np.array([0, 4, 2])) % 6
     ramp = np.clip(np.abs(hue - 3) - 1, 0, 1)
     return np.asarray(value * (1 - saturation + saturation * ramp), np.float32)

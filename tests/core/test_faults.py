@@ -1,0 +1,167 @@
+"""Disks that fill up, files that rot, and processes that race."""
+
+from __future__ import annotations
+
+import errno
+import io
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from core.oracle import ArraySource, oracle_job, oracle_tools, paint, random_labels
+
+from samplat import files
+from samplat.errors import JobError
+from samplat.job import JobResult
+from samplat.pipeline import run_job
+from samplat.store import JobStore
+
+LABELS = random_labels(np.random.default_rng(2), (40, 40), 10, 25)
+
+
+def run(job_dir: Path) -> JobResult:
+    return run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(paint(LABELS))))
+
+
+def shard_files(job_dir: Path) -> list[Path]:
+    return sorted(p for p in (job_dir / "labels" / "c").rglob("*") if p.is_file())
+
+
+def content(job_dir: Path) -> list[bytes]:
+    return [p.read_bytes() for p in shard_files(job_dir)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    job_dir = tmp_path_factory.mktemp("undisturbed") / "job"
+    run(job_dir)
+    return content(job_dir)
+
+
+class FullDisk:
+    """Lets n writes pass, then none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, passing: int) -> None:
+        self.left = passing
+        self.write = io.BufferedWriter.write
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, handle: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("passing", [0, 1, 2, 5, 9, 16, 30, 47, 60, 75, 90, 101, 120])
+def test_a_full_disk_stops_cleanly_and_resumes(
+    passing: int, job_dir: Path, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        FullDisk(patch, passing)
+        with pytest.raises((JobError, OSError), match="No space left on device"):
+            run(job_dir)
+    assert not list(job_dir.rglob(f"*{files.TEMPORARY}"))
+    run(job_dir)
+    assert content(job_dir) == undisturbed
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    files.write_atomic(path, b"old")
+    with monkeypatch.context() as patch:
+        FullDisk(patch, 0)
+        with pytest.raises(JobError, match=r"cannot write .*file: No space left"):
+            files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_flipped_bit_of_the_labels_is_detected(job_dir: Path) -> None:
+    result = run(job_dir)
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        path = shard_files(job_dir)[int(rng.integers(len(result.grid)))]
+        original = path.read_bytes()
+        flipped = bytearray(original)
+        flipped[int(rng.integers(len(original)))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with pytest.raises(JobError, match="do not match the ledger"):
+            list(result.shards())
+        path.write_bytes(original)
+
+
+def test_every_missing_shard_is_detected_and_mended(
+    job_dir: Path, undisturbed: list[bytes]
+) -> None:
+    result = run(job_dir)
+    for path in shard_files(job_dir):
+        original = path.read_bytes()
+        path.unlink()
+        with pytest.raises(JobError, match="cannot be read"):
+            list(result.shards())
+        path.write_bytes(original)
+    shard_files(job_dir)[4].unlink()
+    list(run(job_dir).shards())
+    assert content(job_dir) == undisturbed
+
+
+@pytest.mark.parametrize("folder", ["tiles", "objects", "seams", "labels", "painted"])
+def test_any_damaged_file_is_mended_by_the_next_run(
+    folder: str, job_dir: Path, undisturbed: list[bytes]
+) -> None:
+    run(job_dir)
+    found = sorted(p for p in (job_dir / folder).rglob("*") if p.is_file())
+    for path in found[:: max(1, len(found) // 6)]:
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 16
+        path.write_bytes(damaged)
+        run(job_dir)
+        assert content(job_dir) == undisturbed, path
+
+
+def compete(job_dir: str, gate: Any, answers: Any) -> None:
+    gate.wait()
+    try:
+        with JobStore(path=Path(job_dir)).lease():
+            answers.put("won")
+            gate.wait()
+    except JobError as error:
+        answers.put(str(error))
+        gate.wait()
+
+
+def test_of_racing_processes_exactly_one_gets_the_lease(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    for attempt in range(3):
+        gate, answers = spawn.Barrier(4), spawn.Queue()
+        arguments = (str(tmp_path / str(attempt)), gate, answers)
+        racers = [spawn.Process(target=compete, args=arguments) for _ in range(4)]
+        for racer in racers:
+            racer.start()
+        told = [answers.get(timeout=60) for _ in racers]
+        for racer in racers:
+            racer.join(60)
+        winners = [r.pid for r in racers]
+        assert told.count("won") == 1
+        refusals = [t for t in told if t != "won"]
+        assert all("is in use by process" in t for t in refusals)
+        assert all(any(f"process {pid} on" in t for pid in winners) for t in refusals)
+
+
+def test_the_same_process_cannot_take_a_lease_twice(job_dir: Path) -> None:
+    store = JobStore(path=job_dir)
+    with store.lease(), pytest.raises(JobError, match=f"process {os.getpid()}"), store.lease():
+        pass
+    with store.lease():
+        pass
+
+
+def test_a_store_pickles(job_dir: Path) -> None:
+    store = JobStore(path=job_dir)
+    assert pickle.loads(pickle.dumps(store)) == store  # noqa: S301 our own

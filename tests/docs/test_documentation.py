@@ -1,0 +1,55 @@
+"""Every page's examples run, every hook has its page and its signature there."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samplat import hookspecs
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(p.name for p in DOCS.glob("*.md"))
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+HOOKS = [n for n in vars(hookspecs) if n.startswith("register_")]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.timeout(600)
+def test_examples_run(page, tmp_path):
+    """Blocks of a page share a directory; its Python blocks share one namespace, too."""
+    script = [_as_python(kind, code) for kind, code in BLOCK.findall((DOCS / page).read_text())]
+    if not script:
+        pytest.skip(f"{page} has no examples")
+    file = tmp_path / "page.py"
+    file.write_text("import subprocess\n" + "\n".join(script))
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, str(file)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": search, "OMP_WAIT_POLICY": "passive"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _as_python(kind: str, code: str) -> str:
+    if kind == "python":
+        return code
+    return f"subprocess.run(['bash', '-euo', 'pipefail', '-c', {code!r}], check=True)\n"
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_are_documented_with_their_signature(hook):
+    signature = str(inspect.signature(getattr(hookspecs, hook))).replace("'", "")
+    assert f"## `{hook}{signature}`" in (DOCS / "hooks.md").read_text()
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_hooks_have_a_test(hook):
+    tests = (DOCS.parent / "tests" / "core").glob("*.py")
+    assert any(hook in path.read_text() for path in tests)

@@ -1,0 +1,145 @@
+"""`embed` and `predict`: shapes, laws and refusals, with random weights."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import samplat
+from samplat.prediction import resize_longest_side
+from model.small import small_model
+
+RNG = np.random.default_rng(5)
+PICTURE = RNG.integers(0, 256, (70, 100, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["vit", "conv"])
+def model(request):
+    return small_model(request.param)
+
+
+@pytest.fixture(scope="module")
+def embedding(model):
+    return samplat.embed(model, PICTURE)
+
+
+def test_shapes(model, embedding):
+    prompts = samplat.Prompts(points=RNG.uniform(0, 69, (5, 2, 2)), labels=np.ones((5, 2)))
+    three = samplat.predict(model, embedding, prompts)
+    assert three.masks.shape == (5, 3, 70, 100)
+    assert three.masks.dtype == bool
+    assert three.predicted_iou.shape == (5, 3)
+    assert three.logits.shape == (5, 3, *model.sam.mask_input_size)
+    assert three.best().shape == (5, 70, 100)
+    one = samplat.predict(model, embedding, prompts, multimask=False)
+    assert one.masks.shape == (5, 1, 70, 100)
+
+
+@pytest.mark.parametrize("fields", ["points", "boxes", "points+boxes", "points+masks", "masks"])
+def test_many_prompts_equal_single_ones(model, embedding, fields):
+    corner = RNG.uniform(0, 40, (6, 2))
+    values = {
+        "points": RNG.uniform(0, 69, (6, 1, 2)),
+        "boxes": np.concatenate([corner, corner + 25], axis=1),
+        "masks": RNG.normal(0, 4, (6, *model.sam.mask_input_size)),
+    }
+    given = {name: values[name] for name in fields.split("+")}
+    together = samplat.predict(model, embedding, samplat.Prompts(**given))
+    for i in range(6):
+        alone = {name: v[i : i + 1] for name, v in given.items()}
+        single = samplat.predict(model, embedding, samplat.Prompts(**alone))
+        np.testing.assert_allclose(single.logits[0], together.logits[i], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(single.predicted_iou[0], together.predicted_iou[i], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "float32", "float64"])
+def test_images_of_every_real_type(model, dtype):
+    grey = (RNG.random((31, 17)) * 200).astype(dtype)
+    found = samplat.embed(model, grey)
+    assert found.original_size == (31, 17)
+    assert torch.isfinite(found.features[0]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 90), (90, 1), (3, 200, 3), (64, 64, 1)])
+def test_images_of_every_shape(model, shape):
+    image = RNG.integers(0, 256, shape, dtype=np.uint8)
+    embedding = samplat.embed(model, image)
+    answer = samplat.predict(model, embedding, samplat.Prompts(points=[(0, 0)], labels=[1]))
+    assert answer.masks.shape == (1, 3, *shape[:2])
+
+
+def test_nan_and_infinity_are_taken_as_dark(model):
+    image = RNG.random((20, 20))
+    image[3, 4], image[5, 6] = np.nan, np.inf
+    clean = image.copy()
+    clean[3, 4] = clean[5, 6] = np.nan
+    same = samplat.embed(model, image).key == samplat.embed(model, clean).key
+    assert same
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([64, 128, 512]))
+def test_resizing_fills_the_longest_side(height, width, size):
+    resized = resize_longest_side(np.zeros((height, width, 3), np.uint8), size)
+    assert max(resized.shape[-2:]) == size
+    expected = min(height, width) * size / max(height, width)
+    assert abs(min(resized.shape[-2:]) - max(1, expected)) <= 0.5
+
+
+def test_an_embedding_of_other_weights_is_refused(model):
+    other = samplat.embed(small_model("vit", seed=9), PICTURE)
+    with pytest.raises(samplat.InputError, match="made with other weights"):
+        samplat.predict(model, other, samplat.Prompts(points=[(1, 1)]))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"points": [(100, 20)]}, r"point \(100, 20\) lies outside of the image of 100 x 70"),
+        ({"points": [(-3, 20)]}, "lies outside"),
+        ({"boxes": [120, 5, 130, 9]}, r"box \(120, 5, 130, 9\) lies outside"),
+        ({"masks": np.zeros((1, 5, 5))}, "expected mask prompts of"),
+    ],
+)
+def test_prompts_that_cannot_be_answered(model, embedding, prompt, message):
+    with pytest.raises(samplat.InputError, match=message):
+        samplat.predict(model, embedding, samplat.Prompts(**prompt))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "needs points, boxes or masks"),
+        ({"labels": [1]}, "labels were given without points"),
+        ({"points": [(1, 2)], "labels": [2]}, "labels must be 1"),
+        ({"points": [(1, 2)], "labels": [1, 0]}, "expected labels of shape"),
+        ({"points": [(1, 2, 3)]}, "expected points"),
+        ({"points": [(1, np.nan)]}, "finite points"),
+        ({"points": "here"}, "expected points as numbers"),
+        ({"boxes": [5, 5, 5, 9]}, "x0 < x1"),
+        ({"boxes": [1, 2, 3]}, "expected boxes"),
+        ({"boxes": np.ones((0, 4))}, "expected boxes"),
+        ({"points": [(1, 2)], "boxes": [[0, 0, 1, 1], [0, 0, 2, 2]]}, "one entry per prompt"),
+    ],
+)
+def test_malformed_prompts(fields, message):
+    with pytest.raises(samplat.InputError, match=message):
+        samplat.Prompts(**fields)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((0, 5)), np.zeros((2, 3, 4, 3)), np.zeros((4, 4, 7)), np.zeros((4, 4), complex)],
+)
+def test_images_that_are_none(model, image):
+    with pytest.raises(samplat.InputError, match="expected"):
+        samplat.embed(model, image)
+
+
+@given(st.floats(0.1, 9), st.floats(0.1, 9), st.floats(-50, 50), st.floats(-50, 50))
+def test_prompts_transform_there_and_back(sx, sy, dx, dy):
+    prompts = samplat.Prompts(points=[(3, 4), (5, 6)], boxes=[1, 2, 30, 40])
+    back = prompts.scaled(sx, sy).shifted(dx, dy).shifted(-dx, -dy).scaled(1 / sx, 1 / sy)
+    np.testing.assert_allclose(back.points, prompts.points, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(back.boxes, prompts.boxes, rtol=1e-2, atol=1e-3)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
+
+Cli = Callable[..., tuple[int, str, str]]
+QUICK = ("--segmenter", "colours", "--tile-size", "64", "--halo", "32")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write(tmp_path / "scene.tif", painted(blobs((150, 200), 30)), **UTM)
+
+
+def outputs_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if "out" in p.name and "job" not in p.name)
+
+
+def refused(answer: tuple[int, str, str], status: int, told: str) -> None:
+    """One line on stderr, nothing on stdout, no traceback."""
+    code, out, err = answer
+    assert (code, out) == (status, "")
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1, err
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_a_scene_becomes_four_files(samplat: Cli, scene: Path, tmp_path: Path) -> None:
+    names = ["out.tif", "out.zarr", "out.parquet", "out.gpkg"]
+    outputs = [tmp_path / name for name in names]
+    code, out, err = samplat("tile-segment", scene, *outputs, *QUICK)
+    assert code == 0
+    assert out.splitlines()[1:] == [f"wrote {output}" for output in outputs]
+    assert " objects, 12 tiles" in out.splitlines()[0]
+    assert "tiles: 12/12" in err
+    assert outputs_in(tmp_path) == sorted(names)
+    assert (tmp_path / "out.tif.samplat-job" / "run.json").exists()
+    with rasterio.open(outputs[0]) as cog:
+        ids = np.unique(cog.read(1))
+    assert geopandas.read_parquet(outputs[2])["id"].tolist() == ids[ids > 0].tolist()
+
+
+def test_the_same_command_again_resumes(samplat: Cli, scene: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.tif"
+    samplat("tile-segment", scene, output, *QUICK)
+    first = output.read_bytes()
+    records = sorted((tmp_path / "out.tif.samplat-job" / "tiles").iterdir())
+    dates = [record.stat().st_mtime_ns for record in records]
+    code, _, _ = samplat("tile-segment", scene, output, *QUICK, "--executor", "threads")
+    assert code == 0
+    assert output.read_bytes() == first
+    assert [record.stat().st_mtime_ns for record in records] == dates
+    refused(samplat("tile-segment", scene, output, *QUICK, "--min-area", 9), 1, "another job")
+    assert samplat("tile-segment", scene, output, *QUICK, "--min-area", 9, "--overwrite")[0] == 0
+
+
+def test_a_dry_run_writes_nothing(samplat: Cli, scene: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    code, out, _ = samplat("tile-segment", scene, tmp_path / "out.tif", *QUICK, "--dry-run")
+    assert code == 0
+    assert "image: 200 x 150 pixels, 3 bands of uint8" in out
+    assert "CRS: WGS 84 / UTM zone 14N" in out
+    assert f"would write {tmp_path / 'out.tif'} (cog)" in out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_failed_tiles_are_named_and_the_rest_is_written(samplat: Cli, tmp_path: Path) -> None:
+    truth = blobs((128, 128), 20)
+    truth[100:110, 100:110] = POISON
+    scene = write(tmp_path / "scene.tif", painted(truth), **UTM)
+    options = ("--segmenter", "colours", "--tile-size", 64, "--halo", 0)
+    code, out, err = samplat("tile-segment", scene, tmp_path / "out.tif", *options)
+    assert code == 3
+    assert "1 of 4 tiles failed and are holes: 3" in err
+    assert "4 tiles (1 failed)" in out
+    assert outputs_in(tmp_path) == ["out.tif"]
+
+
+def test_log_json_is_json(samplat: Cli, scene: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.tif"
+    code, out, err = samplat("tile-segment", scene, output, *QUICK, "--log-json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["files"] == [str(output)]
+    assert summary["tiles"] == 12
+    stages = {json.loads(line)["stage"] for line in err.splitlines()}
+    assert {"tiles", "seams", "labels", "export"} <= stages
+
+
+def test_options_reach_the_job(samplat: Cli, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(100, 4000, (5, 70, 90)).astype(np.uint16)
+    scene = write(tmp_path / "scene.tif", pixels, **UTM)
+    chosen = ("--bidx", "5,2,1", "--stretch", "5,95", "--nodata", "100", "--job-dir")
+    arguments = (*chosen, tmp_path / "job", "--scale", 2, "--overlaps", "small", "--segmenter")
+    code, _, _ = samplat("tile-segment", scene, tmp_path / "out.tif", *arguments, "bright")
+    assert code == 0
+    run = json.loads((tmp_path / "job" / "run.json").read_bytes())["identity"]
+    assert run["image_options"] == {"bidx": [5, 2, 1], "nodata": 100.0}
+    assert run["stretch"]["low"][0] == pytest.approx(np.percentile(pixels[4], 5), abs=5)
+    assert (run["scale"], run["overlaps"]) == (2, "small")
+
+
+# -- what is wrong with the input --------------------------------------------------------------
+
+
+def cut_off(path: Path) -> Path:
+    write(path, np.random.default_rng(0).integers(0, 255, (3, 300, 300)).astype(np.uint8))
+    path.write_bytes(path.read_bytes()[:100_000])
+    return path
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[Path, str]]:
+    (folder / "notes.txt").write_text("These are my notes.")
+    (folder / "notes.tif").write_text("These are my notes.")
+    (folder / "bomb.tif").write_text(VRT_BOMB)
+    (folder / "zero.tif").write_bytes(
+        b"II*\0\x08\0\0\0\x02\0\0\1\3\0\1\0\0\0\0\0\0\0\1\1\3\0\1\0\0\0\5\0\0\0\0\0\0\0"
+    )
+    radar = write(folder / "radar.tif", np.ones((8, 8), np.complex64))
+    return {
+        "missing": (folder / "missing.tif", "there is no file"),
+        "directory": (folder, "got the directory"),
+        "text": (folder / "notes.txt", "is not a raster"),
+        "text called tif": (folder / "notes.tif", "is not a raster"),
+        "no columns": (folder / "zero.tif", "zero.tif"),
+        "complex": (radar, "complex64"),
+        "cut off": (cut_off(folder / "cut.tif"), "is cut off at 100000 bytes"),
+        "vrt": (folder / "bomb.tif", "is a VRT"),
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "missing",
+        "directory",
+        "text",
+        "text called tif",
+        "no columns",
+        "complex",
+        "cut off",
+        "vrt",
+    ],
+)
+def test_a_bad_input_is_a_line_and_status_1(samplat: Cli, tmp_path: Path, fault: str) -> None:
+    path, told = bad_inputs(tmp_path)[fault]
+    outputs = [tmp_path / "out.tif", tmp_path / "out.parquet"]
+    refused(samplat("tile-segment", path, *outputs, *QUICK), 1, told)
+    assert not [p for p in tmp_path.iterdir() if "out" in p.name]
+
+
+@pytest.mark.parametrize("fault", ["vrt", "cut off", "text"])
+def test_the_same_in_a_process_of_its_own(
+    tmp_path: Path, environment: dict[str, str], fault: str
+) -> None:
+    path, told = bad_inputs(tmp_path)[fault]
+    command = [sys.executable, "-m", "samplat", "tile-segment", path, tmp_path / "out.tif", *QUICK]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    refused((done.returncode, done.stdout, done.stderr), 1, told)
+    assert outputs_in(tmp_path) == []
+
+
+def test_a_whole_run_in_a_process_of_its_own(
+    eval_data: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    scene = eval_data / "geo_nogt_naip_landsat" / "naip_20140720.tif"
+    options = ["--segmenter", "bright", "--tile-size", "512", "--halo", "64"]
+    command = [sys.executable, "-m", "samplat", "tile-segment", scene, tmp_path / "out.tif"]
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    with rasterio.open(tmp_path / "out.tif") as cog, rasterio.open(scene) as given:
+        assert (cog.crs, cog.transform, cog.shape) == (given.crs, given.transform, given.shape)
+
+
+def test_all_nodata_is_a_warning_and_an_empty_result(samplat: Cli, tmp_path: Path) -> None:
+    zeros = np.zeros((3, 100, 100), np.uint8)
+    scene = write(tmp_path / "scene.tif", zeros, nodata=0, **UTM)
+    code, out, err = samplat("tile-segment", scene, tmp_path / "out.tif", *QUICK)
+    assert code == 0
+    assert "warning: the image has no valid pixel" in err
+    assert out.startswith("0 objects, 4 tiles (4 skipped)")
+
+
+def test_no_crs_is_a_warning(samplat: Cli, tmp_path: Path) -> None:
+    scene = write(tmp_path / "scene.tif", painted(blobs((60, 60), 5)))
+    code, _, err = samplat("tile-segment", scene, tmp_path / "out.parquet", *QUICK)
+    assert code == 0
+    assert sum("warning: the CRS" in line for line in err.splitlines()) == 1
+    assert "NotGeoreferenced" not in err
+
+
+# -- what is wrong with the rest ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        (["out.xyz"], 2, "cannot tell the format of"),
+        (["out"], 2, "cannot tell the format of"),
+        (["nowhere/out.tif"], 1, "there is no directory"),
+        (["/proc/out.tif"], 1, "cannot write /proc/out.tif"),
+        (["out.tif", "out.tif"], 2, "given twice"),
+        (["scene.tif"], 2, "is the input"),
+        (["out.tif", "--bidx", "1,x"], 2, "--bidx takes"),
+        (["out.tif", "--bidx", "1,2,3,4"], 2, "--bidx takes"),
+        (["out.tif", "--bidx", "7"], 1, "there is no band 7"),
+        (["out.tif", "--stretch", "98,2"], 2, "--stretch takes"),
+        (["out.tif", "--stretch", "contrast"], 2, "--stretch takes"),
+        (["out.tif", "--overlaps", "worst"], 2, "--overlaps must be one of best, small, large"),
+        (["out.tif", "--executor", "steam"], 2, "--executor must be one of"),
+        (["out.tif", "--segmenter", "magic"], 2, "--segmenter must be one of"),
+        (["out.tif", "--segmenter", "automatic", "--model", "sam9"], 1, "sam9"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(
+    samplat: Cli,
+    scene: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[Any],
+    status: int,
+    told: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = scene.read_bytes()
+    quick = QUICK if "--segmenter" not in arguments else ()
+    refused(samplat("tile-segment", "scene.tif", *arguments, *quick), status, told)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.tif"]
+    assert scene.read_bytes() == before
+
+
+def test_a_number_that_is_none_is_wrong_usage(samplat: Cli, scene: Path, tmp_path: Path) -> None:
+    code, _, err = samplat("tile-segment", scene, tmp_path / "out.tif", "--tile-size", "0")
+    assert code == 2
+    assert "--tile-size" in err
+    assert "Traceback" not in err
+
+
+def test_help_is_light() -> None:
+    program = (
+        "import sys\nfrom samplat import cli\n"
+        "try:\n    cli.main(['tile-segment', '--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'rasterio', 'numpy', 'geopandas', 'shapely', 'zarr'}\n"
+        "sys.exit(' '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--points-per-side" in done.stdout
