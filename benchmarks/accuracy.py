@@ -15,8 +15,8 @@ IoU over objects unless said otherwise:
     flood_point           flood fill within 20 grey levels of the point
     watershed_point random_walker_point      markers: the point, and the picture's border
 
-Besides: n objects, pictures, ms_encode and ms_prompt (medians), parameters of the model. Volumes are
-asked slice by slice and with boxes only; a slice without objects is no picture.
+Besides: n objects, pictures, ms_encode and ms_prompt (medians), parameters of the model. Volumes
+are asked slice by slice and with boxes only; a slice without objects is no picture.
 """
 
 from __future__ import annotations

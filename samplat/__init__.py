@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     from samplat.checkpoints import Model, ModelSpec, load_model, save_model
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.hookspecs import Exporter, Prompter, hookimpl
-    from samplat.job import JobResult, Plan, SegmentJob, Segmenter, SegmenterFactory, plan
+    from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set
     from samplat.pipeline import run_job
     from samplat.pixels import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,7 +93,10 @@ def point_grid(side: int) -> NDArray[np.float32]:
 
 
 def generate_masks(
-    model: Model, image: Embedding | NDArray[Any], params: GridParameters | None = None, **changes: Any
+    model: Model,
+    image: Embedding | NDArray[Any],
+    params: GridParameters | None = None,
+    **changes: Any,
 ) -> MaskSet:
     """All masks that a grid of points finds, in order of crop and predicted IoU.
 
@@ -122,7 +125,8 @@ def _parameters(
     model: Model, params: GridParameters | None, changes: dict[str, Any]
 ) -> GridParameters:
     try:
-        return replace(params or GridParameters(**model.grid_defaults), **changes)
+        defaults: Mapping[str, Any] = model.grid_defaults
+        return replace(params or GridParameters(**defaults), **changes)
     except TypeError as error:
         known = ", ".join(GridParameters.__dataclass_fields__)
         raise InputError(f"{error}; parameters are {known}") from error
@@ -193,7 +197,7 @@ def _masks_of_points(
 def _confident(
     model: Model, embedding: Embedding, points: NDArray[np.float32], threshold: float
 ) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
-    """Low-resolution logits (N, h, w), predicted IoU and points of the masks above the threshold."""
+    """Low-resolution logits (N, h, w), predicted IoU and points of masks above the threshold."""
     logits, ious, sources = [], [], []
     for i in range(0, len(points), CPU_CHUNK):
         chunk = points[i : i + CPU_CHUNK]
@@ -232,7 +236,7 @@ def _mask_set(
 
 
 def _uncrop(found: MaskSet, box: tuple[int, int, int, int], size: tuple[int, int]) -> MaskSet:
-    """Masks of a crop in the frame of the image; those that the crop's inner edge cuts are dropped."""
+    """Masks of a crop in the frame of the image, but for those that its inner edge cuts."""
     x0, y0, _, _ = box
     shift = np.array([x0, y0, x0, y0], np.float32)
     kept = found.select(~_near_crop_edge(_inclusive(found) + shift, box, size))
@@ -282,9 +286,10 @@ def _without_small_regions(found: MaskSet, params: GridParameters) -> MaskSet:
     if not len(found):
         return found
     masks, unchanged = [], []
+    area = params.min_mask_region_area
     for rle in found.rles:
-        filled, a = remove_small_regions(decode_rle(rle, found.size), params.min_mask_region_area, "holes")
-        cleaned, b = remove_small_regions(filled, params.min_mask_region_area, "islands")
+        filled, a = remove_small_regions(decode_rle(rle, found.size), area, "holes")
+        cleaned, b = remove_small_regions(filled, area, "islands")
         masks.append(cleaned)
         unchanged.append(not (a or b))
     clean = _mask_set(np.stack(masks), found.predicted_iou, found.stability, found.points)

@@ -271,7 +271,7 @@ def _grid_defaults(metadata: Mapping[str, str]) -> dict[str, float]:
         stated = json.loads(metadata.get("grid_defaults", "{}"))
         return {str(name): float(value) for name, value in stated.items()}
     except (AttributeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"its grid_defaults are not a JSON object of numbers: {error}") from None
+        raise CheckpointError(f"its grid_defaults are no JSON object of numbers: {error}") from None
 
 
 def _skeleton(architecture: str, image_size: int) -> Sam:

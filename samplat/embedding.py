@@ -41,5 +41,5 @@ def pixels_sha256(pixels: NDArray[Any]) -> str:
     """SHA-256 of an array's shape, type and values."""
     array = np.ascontiguousarray(pixels)
     digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
-    digest.update(array)
+    digest.update(array.data)
     return digest.hexdigest()

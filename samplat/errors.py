@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class SamplatError(Exception):
-    """Base of every error that samplat raises on purpose; the command line prints it in one line."""
+    """Base of every error that samplat raises on purpose; the command line prints one line."""
 
 
 class InputError(SamplatError):

@@ -29,9 +29,12 @@ class Executor(Protocol):
 class ExecutorFactory(Protocol):
     """Makes executors; registered by a plugin."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
 
-    def create(self, **options: Any) -> Executor:
+    def create(self, *args: Any, **options: Any) -> Executor:
         """A ready executor.
 
         Raises:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from samplat.checkpoints import ModelSpec
     from samplat.executors import ExecutorFactory
-    from samplat.pipeline import JobResult, SegmenterFactory
+    from samplat.job import JobResult, SegmenterFactory
     from samplat.pixels import ImageSource, Rescaler, SourceFactory
     from samplat.prompts import Prompts
     from samplat.tiles import Window
@@ -29,10 +29,15 @@ hookimpl = pluggy.HookimplMarker("samplat")
 class Exporter(Protocol):
     """Writes the result of a job to one file or directory; chosen by the output's suffix."""
 
-    name: str
-    """Unique name, such as "cog"."""
-    suffixes: tuple[str, ...]
-    """Lower-case suffixes that it claims, each with its dot, such as (".tif", ".tiff")."""
+    @property
+    def name(self) -> str:
+        """Unique name, such as "cog"."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Lower-case suffixes that it claims, each with its dot, such as (".tif", ".tiff")."""
+        ...
 
     def check(self, output: Path) -> None:
         """Refuse, before any long work, an output that cannot be written.
@@ -50,9 +55,12 @@ class Exporter(Protocol):
 class Prompter(Protocol):
     """Finds prompts for a window of an image: from words, a vector file, a detector."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
 
-    def prompts(self, source: ImageSource, window: Window, **options: Any) -> Prompts:
+    def prompts(self, source: ImageSource, window: Window, *args: Any, **options: Any) -> Prompts:
         """Prompts in the frame of the window."""
         ...
 

@@ -39,9 +39,12 @@ class Segmenter(Protocol):
 class SegmenterFactory(Protocol):
     """Makes segmenters; registered by a plugin."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
 
-    def create(self, model: str | None, **options: Any) -> Segmenter:
+    def create(self, model: str | None, *args: Any, **options: Any) -> Segmenter:
         """Load what is needed, once per process.
 
         Raises:
@@ -49,7 +52,7 @@ class SegmenterFactory(Protocol):
         """
         ...
 
-    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+    def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""
         ...
 

@@ -92,13 +92,16 @@ class SourceSpec:
 class SourceFactory(Protocol):
     """Opens the images of one field; registered by a plugin."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
 
     def accepts(self, path: str) -> bool:
         """Whether this factory claims the path, by suffix or scheme; opens nothing."""
         ...
 
-    def open(self, path: str, **options: Any) -> ImageSource:
+    def open(self, path: str, *args: Any, **options: Any) -> ImageSource:
         """Open an image.
 
         Raises:
@@ -132,9 +135,12 @@ class Stretch:
 class Rescaler(Protocol):
     """Decides, once for a whole image, how its values become uint8; registered by a plugin."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Unique name."""
+        ...
 
-    def fit(self, source: ImageSource, **options: Any) -> Stretch:
+    def fit(self, source: ImageSource, *args: Any, **options: Any) -> Stretch:
         """Look at the image (from overviews where there are any) and return a fixed map."""
         ...
 
@@ -153,7 +159,7 @@ class PercentileRescaler:
         uint8 images are passed through: they were stretched by whoever made them.
         """
         if not 0 <= low < high <= 100:
-            raise InputError(f"stretch percentiles must be 0 <= low < high <= 100, got {low},{high}")
+            raise InputError(f"expected percentiles 0 <= low < high <= 100, got {low},{high}")
         if source.info.dtype == "uint8":
             return identity_stretch(source.info.bands)
         pixels, valid = source.thumbnail(max_size)

@@ -36,7 +36,8 @@ class Prediction:
     def best(self) -> NDArray[np.bool_]:
         """(P, H, W): the mask of the highest predicted IoU of each prompt."""
         top = self.predicted_iou.argmax(axis=1)
-        return self.masks[np.arange(len(top)), top]
+        best: NDArray[np.bool_] = self.masks[np.arange(len(top)), top]
+        return best
 
 
 def embed(model: Model, image: NDArray[Any]) -> Embedding:
@@ -114,7 +115,9 @@ def decode(model: Model, embedding: Embedding, prompts: Prompts) -> tuple[Tensor
     (height, width), (rows, columns) = embedding.original_size, embedding.input_size
     placed = prompts.scaled(columns / width, rows / height)
     device = model.device
-    points, labels, boxes = (_tensor(v, device) for v in (placed.points, placed.labels, placed.boxes))
+    points, labels, boxes = (
+        _tensor(v, device) for v in (placed.points, placed.labels, placed.boxes)
+    )
     masks = _tensor(placed.masks, device)
     with torch.inference_mode(), autocast(model):
         logits, iou = model.sam.decode(

@@ -61,7 +61,7 @@ class Window:
         )
 
     def grown(self, margin: tuple[int, ...], bounds: tuple[int, ...]) -> Window:
-        """This window with `margin` pixels added on each side, clipped to an image of shape `bounds`."""
+        """This window with `margin` pixels more on each side, clipped to the shape `bounds`."""
         return Window(
             start=tuple(max(0, a - m) for a, m in zip(self.start, margin, strict=True)),
             stop=tuple(min(n, b + m) for b, m, n in zip(self.stop, margin, bounds, strict=True)),

@@ -1,6 +1,6 @@
 """Segment a photograph and a georeferenced scene with the bundled model, and draw both.
 
-    python docs/examples/demo.py --output demo
+python docs/examples/demo.py --output demo
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def segment_scene(output: Path) -> None:
     subprocess.run([*command, *map(str, outputs), *options], check=True)
     with rasterio.open(outputs[0]) as labels:
         overlay(scene.image, labels.read(1)).save(output / "scene.png")
-    print("scene.png: the scene and its objects; labels.tif, labels.zarr and objects.parquet beside")
+    print("scene.png: the scene and its objects; labels.tif, labels.zarr, objects.parquet beside")
 
 
 def write_geotiff(path: Path, image: np.ndarray) -> None:

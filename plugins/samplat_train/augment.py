@@ -22,9 +22,10 @@ def turned(
 
 def recoloured(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Random grey, inversion, channel gain, gamma, contrast, shading, blur and noise."""
-    x = image.astype(np.float32) / 255
+    x: NDArray[np.float32] = image.astype(np.float32) / np.float32(255)
     if rng.random() < 0.25:
-        x = np.repeat(x @ rng.dirichlet((2, 2, 2)).astype(np.float32)[:, None], 3, axis=2)
+        grey: NDArray[np.float32] = x @ rng.dirichlet((2, 2, 2)).astype(np.float32)[:, None]
+        x = np.repeat(grey, 3, axis=2)
     if rng.random() < 0.1:
         x = 1 - x
     if rng.random() < 0.5:
@@ -36,7 +37,7 @@ def recoloured(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     if rng.random() < 0.25:
         x = ndimage.uniform_filter(x, (int(rng.integers(2, 4)),) * 2 + (1,), mode="nearest")
     if rng.random() < 0.35:
-        x = x + rng.normal(size=x.shape[:2] + (1,)).astype(np.float32) * rng.uniform(0.01, 0.08)
+        x = x + rng.normal(size=(*x.shape[:2], 1)).astype(np.float32) * rng.uniform(0.01, 0.08)
     out: NDArray[np.uint8] = np.clip(x * 255 + 0.5, 0, 255).astype(np.uint8)
     return out
 

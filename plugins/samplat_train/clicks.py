@@ -11,7 +11,7 @@ NOISE_SHARE, NOISE_LIMIT = 0.1, 20.0
 
 
 def random_points(region: Tensor, generator: torch.Generator) -> Tensor:
-    """One pixel x, y of each region, uniformly: (N, H, W) bool to (N, 2); anywhere if it is empty."""
+    """One pixel x, y of each region, uniformly: (N, H, W) bool to (N, 2)."""
     score = torch.rand(region.shape, generator=generator, device=region.device) * region
     return _place(score)
 
@@ -33,12 +33,15 @@ def first_points(masks: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen, uniform, central)
 
 
-def corrective_points(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def corrective_points(
+    logits: Tensor, masks: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """A point from the error region of each prediction, and whether it lies in the object.
 
     Args:
         logits: (N, H, W) prediction.
         masks: (N, H, W) bool.
+        generator: source of randomness.
 
     Returns:
         points (N, 2) x, y and labels (N,) of 1 or 0; where nothing is wrong, a point of the object.

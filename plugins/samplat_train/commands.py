@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -98,7 +98,7 @@ def parse_recipe(changes: list[str]) -> Recipe:
 
     plain = Recipe()
     known = vars(plain)
-    values = {}
+    values: dict[str, Any] = {}
     for change in changes:
         name, _, value = change.partition("=")
         if name not in known:

@@ -91,6 +91,9 @@ def centre_offsets(labels: Tensor) -> Tensor:
     flat = (labels + stride * torch.arange(b, device=labels.device)[:, None, None]).flatten().long()
     count = torch.bincount(flat, minlength=b * stride).clamp_min(1)
     centres = torch.stack(
-        [torch.bincount(flat, c.expand(b, h, w).flatten(), minlength=b * stride) / count for c in place]
+        [
+            torch.bincount(flat, c.expand(b, h, w).flatten(), minlength=b * stride) / count
+            for c in place
+        ]
     )
     return centres[:, flat].view(2, b, h, w).transpose(0, 1) - place

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from samplat import InputError
 from samplat_train.augment import recoloured, turned
 from samplat_train.recipe import Recipe
-from samplat import InputError
 
 DENSE_STRIDE = 4
 MIN_AREA, MAX_SHARE = 24, 0.8
@@ -97,7 +97,7 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 class CropBatches(Dataset[Batch]):
-    """Batch number `step` of a run: the same for the same recipe and folders, whatever came before."""
+    """Batch `step` of a run: the same for the same recipe and folders, whatever came before."""
 
     def __init__(self, folders: Sequence[PictureFolder], recipe: Recipe) -> None:
         self.folders = folders
@@ -127,7 +127,7 @@ class CropBatches(Dataset[Batch]):
             if len(masks):
                 break
         colour = recoloured(image, rng)
-        dense = labels[0, :: DENSE_STRIDE, :: DENSE_STRIDE].astype(np.int32)
+        dense = labels[0, ::DENSE_STRIDE, ::DENSE_STRIDE].astype(np.int32)
         return np.ascontiguousarray(colour.transpose(2, 0, 1)), masks, dense
 
 

@@ -1,9 +1,10 @@
-"""Scenes drawn beforehand, to a folder that training reads: drawing in the loop would cost more
-than the training step itself."""
+"""Scenes drawn beforehand, to a folder that training reads.
+
+Drawing in the loop would cost more than the training step itself.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -26,7 +27,7 @@ def write_scenes(
 ) -> None:
     """Draw `count` scenes of `size` pixels a side as `.npy` files; those already there are kept.
 
-    Scene i depends on `seed` and i alone, so that an interrupted run can go on, and more can follow.
+    Scene i depends on `seed` and i alone, so that an interrupted run can go on and grow.
     """
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -52,4 +53,4 @@ def _write(path: Path, array: NDArray[np.generic]) -> None:
     partial_path = path.with_suffix(".partial")
     with partial_path.open("wb") as file:
         np.save(file, array)
-    os.replace(partial_path, path)
+    partial_path.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from samplat import InputError, SamplatError
+from samplat.model.sam import BUILDERS, Sam
 from samplat_train import clicks, losses
 from samplat_train.recipe import Recipe
 from samplat_train.samples import Batch, CropBatches
-from samplat import InputError, SamplatError
-from samplat.model.sam import BUILDERS, Sam
 
 LOSS_STRIDE = 4
 
@@ -65,7 +64,12 @@ def train(
     """Train, or resume the run in `run_dir`, and return the averaged model.
 
     Args:
-        start_from: averaged weights of an earlier run (`final.pt`) to begin with.
+        recipe: every number of the run.
+        batches: its data.
+        run_dir: where the checkpoint and the log are kept.
+        on_step: told about every step.
+        save_every: steps between checkpoints; the last step always gets one.
+        start_from: a checkpoint of another run whose weights to begin with.
 
     Raises:
         InputError: `run_dir` holds a run of another recipe.
@@ -247,7 +251,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename it: a full disk leaves the last one."""
+    """Write a checkpoint under a temporary name, then rename: a full disk leaves the last one."""
     partial = path.with_suffix(".partial")
     torch.save(
         {
@@ -260,7 +264,7 @@ def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
         },
         partial,
     )
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:

@@ -103,7 +103,8 @@ class AttentionBlock(nn.Module):
         tokens = (x + self.position(x)).flatten(2).transpose(1, 2)
         tokens = tokens + self._attend(self.norm1(tokens))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens.transpose(1, 2).unflatten(-1, size)
+        mixed: Tensor = tokens.transpose(1, 2).reshape(*x.shape[:2], *size)
+        return mixed
 
     def _attend(self, tokens: Tensor) -> Tensor:
         b, n, c = tokens.shape

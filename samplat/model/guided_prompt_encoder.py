@@ -79,7 +79,8 @@ class GuidedPromptEncoder(PromptEncoder):
             self._box_tokens(image, boxes, shift),
         ]
         dense = self._embed_masks(masks, count, image.shape[-2:])
-        return torch.cat(sparse, dim=1), dense + self.map_embed(self._maps(image, points, labels, boxes))
+        maps = self._maps(image, points, labels, boxes)
+        return torch.cat(sparse, dim=1), dense + self.map_embed(maps)
 
     def _point_tokens(self, image: Tensor, points: Tensor, labels: Tensor, shift: Tensor) -> Tensor:
         tokens = self._embed_points(points + shift[:, None], labels, pad=False)
@@ -100,7 +101,7 @@ class GuidedPromptEncoder(PromptEncoder):
     def _coverage(self, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, P, h) and (B, P, w): the fraction of each row and column of tokens in the box."""
         h, w = image.shape[-2:]
-        x0, y0, x1, y1 = (boxes / self.stride).unflatten(0, (len(image), -1)).unbind(-1)
+        x0, y0, x1, y1 = (boxes / self.stride).reshape(len(image), -1, 4).unbind(-1)
         return _covered(y0, y1, h), _covered(x0, x1, w)
 
     def _maps(self, image: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
@@ -116,11 +117,11 @@ class GuidedPromptEncoder(PromptEncoder):
 
 
 def _sample(image: Tensor, points: Tensor, stride: int) -> Tensor:
-    """Bilinear features (B · P, K, C) of embeddings (B, C, h, w) at points (B · P, K, 2) in pixels."""
+    """Bilinear features (B · P, K, C) of embeddings (B, C, h, w) at points (B · P, K, 2)."""
     h, w = image.shape[-2:]
     size = points.new_tensor([w, h]) * stride
-    grid = (2 * (points + 0.5) / size - 1).unflatten(0, (len(image), -1)).to(image.dtype)
-    under = F.grid_sample(image, grid, align_corners=False, padding_mode="border")
+    grid = (2 * (points + 0.5) / size - 1).reshape(len(image), -1, points.shape[1], 2)
+    under = F.grid_sample(image, grid.to(image.dtype), align_corners=False, padding_mode="border")
     return under.permute(0, 2, 3, 1).flatten(0, 1)
 
 

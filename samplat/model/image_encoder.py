@@ -144,10 +144,11 @@ def one_hot_positions(h: int, w: int, like: Tensor) -> Tensor:
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
-    """(size, size, C): the embedding of query i relative to key j; the table is interpolated to fit.
+    """(size, size, C): the embedding of query i relative to key j.
 
     Args:
-        table: (2 n - 1, C) for the n that the weights were trained at.
+        table: (2 n - 1, C) for the n that the weights were trained at; interpolated to fit.
+        size: tokens along the axis.
     """
     length = 2 * size - 1
     if table.shape[0] != length:

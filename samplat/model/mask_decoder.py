@@ -10,7 +10,7 @@ from samplat.model.transformer import TwoWayTransformer
 
 
 class MaskDecoder(nn.Module):
-    """Output tokens query the image; each mask token's MLP gives the weights of a linear classifier.
+    """Output tokens query the image; the MLP of a mask token gives a linear classifier's weights.
 
     Args:
         dim: channels of the embedding.
@@ -63,7 +63,8 @@ class MaskDecoder(nn.Module):
         upscaled = self._upscale(keys, fine)
         pairs = zip(self.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
         weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
-        return (weights @ upscaled.flatten(2)).unflatten(-1, upscaled.shape[-2:])
+        masks = weights @ upscaled.flatten(2)
+        return masks.reshape(*masks.shape[:2], *upscaled.shape[-2:])
 
     def _upscale(self, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
         upscaled: Tensor = self.output_upscaling(keys)

@@ -94,14 +94,17 @@ class PromptEncoder(nn.Module):
         encoded = self._encode(points)
         encoded = torch.where(kind == PADDING, self.not_a_point_embed.weight, encoded)
         for value in (BACKGROUND, FOREGROUND):
-            weight = self.point_embeddings[value].weight
+            weight = self._kind(value)
             encoded = torch.where(kind == value, encoded + weight, encoded)
         return encoded
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         corners = self._encode(boxes.reshape(-1, 2, 2))
-        kinds = [self.point_embeddings[i].weight for i in (BOX_START, BOX_END)]
-        return corners + torch.cat(kinds)
+        return corners + torch.cat([self._kind(BOX_START), self._kind(BOX_END)])
+
+    def _kind(self, kind: int) -> Tensor:
+        embedding = self.point_embeddings[kind]
+        return embedding.get_parameter("weight")
 
     def _embed_masks(self, masks: Tensor | None, count: int, size: torch.Size) -> Tensor:
         if masks is not None:
@@ -129,6 +132,7 @@ class PositionEmbeddingRandom(nn.Module):
 
     def grid(self, size: int) -> Tensor:
         """(C, size, size): the encoding of the centres of a square grid of cells."""
-        centres = (torch.arange(size, device=self.positional_encoding_gaussian_matrix.device) + 0.5) / size
+        device = self.positional_encoding_gaussian_matrix.device
+        centres = (torch.arange(size, device=device) + 0.5) / size
         y, x = torch.meshgrid(centres, centres, indexing="ij")
         return self.encode(torch.stack([x, y], dim=-1)).permute(2, 0, 1)

@@ -141,7 +141,10 @@ class AttentionStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x)
-        return x if self.downsample is None else self.downsample(x)
+        if self.downsample is None:
+            return x
+        merged: Tensor = self.downsample(x)
+        return merged
 
 
 class Block(nn.Module):
@@ -157,7 +160,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self._attend(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         x = self.local_conv(x)
-        return x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        out: Tensor = x + self.mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return out
 
     def _attend(self, x: Tensor) -> Tensor:
         windows = partition_windows(x, self.window)

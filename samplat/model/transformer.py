@@ -87,8 +87,10 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        heads = (self._split(p) for p in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
-        out = F.scaled_dot_product_attention(*heads)
+        split = self._split
+        out = F.scaled_dot_product_attention(
+            split(self.q_proj(q)), split(self.k_proj(k)), split(self.v_proj(v))
+        )
         merged: Tensor = self.out_proj(out.transpose(1, 2).flatten(2))
         return merged
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model.small import small_model
 
 import samplat
 from samplat.prediction import resize_longest_side
-from model.small import small_model
 
 RNG = np.random.default_rng(5)
 PICTURE = RNG.integers(0, 256, (70, 100, 3), dtype=np.uint8)

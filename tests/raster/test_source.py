@@ -209,7 +209,7 @@ def test_unknown_options_and_paths_of_others(tmp_path: Path) -> None:
 
 def test_an_unusable_transform_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", np.ones((4, 4), np.uint8), driver="PNG")
-    path.with_suffix(".pgw").write_text("0\n0\n0\n0\n5\n7\n")
+    path.with_suffix(".pgw").write_text("1\n1\n1\n1\n5\n7\n")
     with pytest.raises(InputError, match="unusable geotransform"):
         RasterSource(str(path))
 

@@ -90,8 +90,16 @@ def test_a_batch_depends_on_its_number_alone(folder):
 def test_one_picture_is_learned(folder):
     """Overfits to an IoU of 0.97 after the first prompt."""
     recipe = Recipe(
-        steps=200, images=2, prompts=2, crop=64, image_size=64, late_from=1.0, bf16=False,
-        learning_rate=2e-3, warmup=10, weight_decay=0.0,
+        steps=200,
+        images=2,
+        prompts=2,
+        crop=64,
+        image_size=64,
+        late_from=1.0,
+        bf16=False,
+        learning_rate=2e-3,
+        warmup=10,
+        weight_decay=0.0,
     )
     state = new_state(recipe)
     batch = batches(folder, recipe)[0]
