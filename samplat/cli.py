@@ -158,12 +158,13 @@ def _predict(
     model: str,
 ) -> None:
     from samplat.checkpoints import load_model
+    from samplat.plugins import registry
     from samplat.prediction import embed
     from samplat.prediction import predict as predict_masks
     from samplat.prompts import Prompts
 
     pixels = read_picture(image)
-    loaded = load_model(model)
+    loaded = load_model(model, models=registry().models())
     prompts = Prompts(points=points or None, labels=labels or None, boxes=box)
     # several masks are for one ambiguous click; more prompts mean one thing
     ambiguous = len(points) == 1 and box is None

@@ -52,6 +52,9 @@ class SegmenterFactory(Protocol):
         """
         ...
 
+    # A factory that loads models may also have `with_models(models) -> SegmenterFactory`: it is
+    # called once with all registered models by name.
+
     def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""
         ...

@@ -88,9 +88,9 @@ def run_job(
     with store.lease(), _closing_benches(planned):
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
         records = _segment_tiles(planned, tools, executor, progress)
-        links = _match_seams(planned, executor, progress)
+        links = _match_seams(planned, records, executor, progress)
         final = _name_objects(planned, records, links)
-        _paint_labels(planned, final, executor, progress)
+        _paint_labels(planned, records, final, executor, progress)
         objects = store.read_table()
     return JobResult(
         job=job,
@@ -289,7 +289,8 @@ class SeamTask:
     def __call__(self, index: int) -> str:
         """Digest of the links."""
         store, grid = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid
-        tile, inputs = grid[index], _seam_inputs(self.plan, store, index)
+        tile = grid[index]
+        inputs = _seam_inputs(self.plan, index, functools.partial(_known, store))
         links = [np.zeros((0, 2), np.uint64)]
         mine = _known(store, index)
         for other in grid.neighbours(tile) if mine.outcome == "done" else ():
@@ -311,18 +312,20 @@ def _decoded(
     return objects, objects.labels()
 
 
-def _seam_inputs(planned: Plan, store: JobStore, index: int) -> str:
+def _seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
     grid = planned.grid
     indices = [index, *(t.index for t in grid.neighbours(grid[index]))]
-    digests = {str(i): _known(store, i).objects_sha256 for i in indices}
+    digests = {str(i): record(i).objects_sha256 for i in indices}
     return sha256(canonical(digests))
 
 
-def _match_seams(planned: Plan, executor: Executor, progress: Progress) -> list[str]:
+def _match_seams(
+    planned: Plan, records: Sequence[TileRecord], executor: Executor, progress: Progress
+) -> list[str]:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
 
     def digest(index: int) -> str | None:
-        return store.links_digest(index, _seam_inputs(planned, store, index))
+        return store.links_digest(index, _seam_inputs(planned, index, records.__getitem__))
 
     missing = [index for index in range(count) if digest(index) is None]
     for _ in _stage("seams", SeamTask(plan=planned), missing, count, executor, progress):
@@ -391,10 +394,16 @@ def _final_names(store: JobStore, digest: str) -> tuple[NDArray[np.uint64], NDAr
     return store.read_final(digest)
 
 
-def _paint_labels(planned: Plan, final: str, executor: Executor, progress: Progress) -> None:
+def _paint_labels(
+    planned: Plan,
+    records: Sequence[TileRecord],
+    final: str,
+    executor: Executor,
+    progress: Progress,
+) -> None:
     store, grid = JobStore(path=Path(planned.job.job_dir)), planned.grid
     store.write_labels_header(grid)
-    painted = [t.index for t in grid if _known(store, t.index).outcome != "quarantined"]
+    painted = [r.index for r in records if r.outcome != "quarantined"]
     missing = [i for i in painted if not store.is_painted(grid, grid[i], final)]
     task = PaintTask(plan=planned, final=final)
     for _ in _stage("labels", task, missing, len(painted), executor, progress):

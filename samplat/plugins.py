@@ -235,6 +235,9 @@ def collect(manager: pluggy.PluginManager) -> Registry:
         for kind in KINDS:
             hook = manager.subset_hook_caller(f"register_{kind}", everyone - {plugin})
             hook(register=functools.partial(result.add, kind, name))
+    for name, segmenter in result.found["segmenters"].items():
+        if hasattr(segmenter, "with_models"):
+            result.found["segmenters"][name] = segmenter.with_models(result.models())
     return result
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from samplat.errors import InputError
 from samplat.masks import MaskSet
 
 if TYPE_CHECKING:
-    from samplat.checkpoints import Model
+    from samplat.checkpoints import Model, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +39,12 @@ class AutomaticFactory:
     """Makes the automatic segmenter."""
 
     name: str = "automatic"
+    models: Mapping[str, ModelSpec] | None = None
+    """Models by name; None for the core's own."""
+
+    def with_models(self, models: Mapping[str, ModelSpec]) -> AutomaticFactory:
+        """The same factory, knowing the models of plugins too."""
+        return replace(self, models=models)
 
     def create(self, model: str | None, **options: Any) -> AutomaticSegmenter:
         """Load the model; options are those of `generate_masks`."""
@@ -53,25 +57,14 @@ class AutomaticFactory:
             raise InputError(
                 f"the automatic segmenter does not take this option: {error}"
             ) from None
-        return AutomaticSegmenter(model=load_model(_needed(model)), options=options)
+        loaded = load_model(_needed(model), models=self.models)
+        return AutomaticSegmenter(model=loaded, options=options)
 
     def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
         """The weights' digest, and the options."""
-        return {"weights": weights_digest(_needed(model)), **options}
+        from samplat.checkpoints import weights_digest
 
-
-def weights_digest(model: str) -> str:
-    """Digest of the weights of a registered name or a checkpoint file, without loading them."""
-    from samplat.checkpoints import registry
-
-    if model in (known := registry()):
-        return f"{model}:{known[model].sha256}"
-    try:
-        with Path(model).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        names = ", ".join(sorted(known))
-        raise InputError(f"no model and no file is called {model!r}; models: {names}") from None
+        return {"weights": weights_digest(_needed(model), models=self.models), **options}
 
 
 def _needed(model: str | None) -> str:

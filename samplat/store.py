@@ -122,15 +122,16 @@ class JobStore:
         Raises:
             JobError: it holds another job, or files that are not a job's.
         """
-        if overwrite and not self._holds(identity):
-            self.discard()
-        files.remove_orphans(self.path)
         run = self.path / "run.json"
-        if run.exists():
-            self._refuse_other(identity)
-        else:
+        if not run.exists():
             self._refuse_foreign_files()
+        elif overwrite and not self._holds(identity):
+            self.discard()
+        else:
+            self._refuse_other(identity)
+        if not self._holds(identity):
             files.write_sealed(run, {"identity": identity, "provenance": provenance})
+        files.remove_orphans(self.path)
         for folder in FOLDERS:
             (self.path / folder).mkdir(exist_ok=True)
         files.sync_directory(self.path)
@@ -154,7 +155,8 @@ class JobStore:
 
     def _refuse_foreign_files(self) -> None:
         ours = {".lock", "owner.json"}
-        foreign = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
+        names = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
+        foreign = [name for name in names if not name.endswith(files.TEMPORARY)]
         if foreign:
             raise JobError(
                 f"{self.path} is not empty and holds no job (found {foreign[0]}); "
@@ -162,13 +164,18 @@ class JobStore:
             )
 
     def discard(self) -> None:
-        """Remove the job that the directory holds, and only what a job writes."""
-        # the run goes last: until then a killed clean-up is still a job, and can be repeated
-        if not (self.path / "run.json").exists():
-            return
+        """Remove the results that the directory holds, and nothing but what a job writes.
+
+        Raises:
+            JobError: something cannot be removed; it would be taken for the next job's.
+        """
         for folder in FOLDERS:
-            shutil.rmtree(self.path / folder, ignore_errors=True)
-        (self.path / "run.json").unlink(missing_ok=True)
+            try:
+                shutil.rmtree(self.path / folder)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise JobError(f"cannot empty {self.path / folder}: {error}") from error
 
     def _file(self, folder: str, index: int, suffix: str) -> Path:
         return self.path / folder / f"{index:06d}{suffix}"

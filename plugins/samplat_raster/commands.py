@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -80,26 +81,22 @@ def tile_segment(
     Run the same command again to resume. Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for
     tiles that are named.
     """
-    began = time.monotonic()
-    from samplat import SegmentJob, choose_progress, plan, registry
+    from samplat import SegmentJob, registry
 
     tools = registry()
-    given = {
-        "points_per_side": points_per_side,
-        "pred_iou_thresh": pred_iou_thresh,
-        "stability_score_thresh": stability_thresh,
-    }
     exporters = _exporters(tools, outputs, image)
-    _check_choice("overlaps", overlaps, OVERLAPS)
-    _check_choice("executor", executor, tools.names("executors"))
-    _check_choice("segmenter", segmenter, tools.names("segmenters"))
+    _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     job = SegmentJob(
         source=_source(tools, image, _parse_bands(bidx), nodata),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
         model=model if segmenter == "automatic" else None,
         segmenter=segmenter,
-        segmenter_options={name: value for name, value in given.items() if value is not None},
+        segmenter_options=_given(
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_thresh,
+        ),
         rescaler=rescaler,
         rescaler_options=rescaler_options,
         tile_size=tile_size,
@@ -108,19 +105,76 @@ def tile_segment(
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_area=min_area,
     )
-    for output, exporter in exporters.items():
-        exporter.check(output)
-    progress = choose_progress(sys.stderr, log_json=log_json)
-    planned = plan(job, tools)
-    _warn_about(planned, progress)
-    if dry_run:
-        _tell_plan(planned, exporters)
-        return
-    result = _run(job, tools, executor, progress, overwrite)
-    _export(result, exporters, progress)
-    _tell_result(result, exporters, time.monotonic() - began, progress, log_json=log_json)
-    if result.quarantined:
-        raise typer.Exit(3)
+    run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
+    run.check(verbose=dry_run)
+    if not dry_run:
+        run.carry_out(executor, overwrite=overwrite)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One use of the command, after its arguments were understood."""
+
+    job: SegmentJob
+    tools: Registry
+    exporters: Mapping[Path, Exporter]
+    log_json: bool
+    began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        from samplat import choose_progress
+
+        self.progress: Progress = choose_progress(sys.stderr, log_json=self.log_json)
+
+    def check(self, *, verbose: bool) -> None:
+        """Refuse what cannot work: outputs first, they are the cheaper ones."""
+        from samplat import plan
+
+        for output, exporter in self.exporters.items():
+            exporter.check(output)
+        planned = plan(self.job, self.tools)
+        if planned.info.crs is None:
+            self.progress.message(f"warning: the CRS of {self.job.source.path} is {AREA_HINT}")
+        if verbose:
+            typer.echo(_described(planned, self.exporters))
+
+    def carry_out(self, executor: str, *, overwrite: bool) -> None:
+        """Run the job, write the outputs, say what was done."""
+        from samplat import run_job
+
+        result = run_job(
+            self.job,
+            tools=self.tools,
+            executor=self.tools.executor(executor).create(),
+            progress=self.progress,
+            overwrite=overwrite,
+        )
+        self._export(result)
+        for warning in result.warnings:
+            self.progress.message(f"warning: {warning}")
+        self._summarise(result)
+        if result.quarantined:
+            raise typer.Exit(3)
+
+    def _export(self, result: JobResult) -> None:
+        self.progress.start("export", len(self.exporters))
+        for output, exporter in self.exporters.items():
+            exporter.export(result, output)
+            self.progress.advance("export")
+        self.progress.finish("export")
+
+    def _summarise(self, result: JobResult) -> None:
+        facts: dict[str, Any] = {
+            "objects": result.objects.num_rows,
+            "tiles": len(result.tiles),
+            "skipped": len(result.skipped),
+            "quarantined": [tile.index for tile in result.quarantined],
+            "seconds": round(time.monotonic() - self.began, 2),
+            "files": [str(output) for output in self.exporters],
+            "job_dir": self.job.job_dir,
+        }
+        line = json.dumps({"event": "summary", **facts}) if self.log_json else _summary(facts)
+        typer.echo(line)
 
 
 def default_job_dir(output: Path) -> Path:
@@ -133,9 +187,20 @@ def _usage(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        _usage(f"--{option} must be one of {', '.join(known)}; got {value!r}")
+def _check_choices(tools: Registry, **values: str) -> None:
+    known = {
+        "overlaps": OVERLAPS,
+        "executor": tools.names("executors"),
+        "segmenter": tools.names("segmenters"),
+    }
+    for option, value in values.items():
+        if value not in known[option]:
+            _usage(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _parse_bands(text: str | None) -> list[int] | None:
@@ -185,34 +250,10 @@ def _source(
     except InputError:
         # ours says best what is wrong with a path that nobody claims
         factory = "raster"
-    given: Mapping[str, Any] = {"bidx": bidx, "nodata": nodata}
-    options = {name: value for name, value in given.items() if value is not None}
-    return SourceSpec(path=image, factory=factory, options=options)
+    return SourceSpec(path=image, factory=factory, options=_given(bidx=bidx, nodata=nodata))
 
 
-def _warn_about(planned: Plan, progress: Progress) -> None:
-    if planned.info.crs is None:
-        progress.message(f"warning: the CRS of {planned.job.source.path} is {AREA_HINT}")
-
-
-def _run(
-    job: SegmentJob, tools: Registry, executor: str, progress: Progress, overwrite: bool
-) -> JobResult:
-    from samplat import run_job
-
-    runner = tools.executor(executor).create()
-    return run_job(job, tools=tools, executor=runner, progress=progress, overwrite=overwrite)
-
-
-def _export(result: JobResult, exporters: Mapping[Path, Exporter], progress: Progress) -> None:
-    progress.start("export", len(exporters))
-    for output, exporter in exporters.items():
-        exporter.export(result, output)
-        progress.advance("export")
-    progress.finish("export")
-
-
-def _tell_plan(planned: Plan, exporters: Mapping[Path, Exporter]) -> None:
+def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
     _, height, width = planned.info.shape
     stretched = zip(planned.stretch.low, planned.stretch.high, strict=True)
     lines = (
@@ -223,35 +264,13 @@ def _tell_plan(planned: Plan, exporters: Mapping[Path, Exporter]) -> None:
         f"job directory: {planned.job.job_dir}",
         *(f"would write {output} ({exporter.name})" for output, exporter in exporters.items()),
     )
-    typer.echo("\n".join(lines))
+    return "\n".join(lines)
 
 
 def _crs_name(crs: str | None) -> str:
     from pyproj import CRS
 
     return str(CRS.from_wkt(crs).name) if crs else "none"
-
-
-def _tell_result(
-    result: JobResult,
-    exporters: Mapping[Path, Exporter],
-    seconds: float,
-    progress: Progress,
-    *,
-    log_json: bool,
-) -> None:
-    for warning in result.warnings:
-        progress.message(f"warning: {warning}")
-    facts: dict[str, Any] = {
-        "objects": result.objects.num_rows,
-        "tiles": len(result.tiles),
-        "skipped": len(result.skipped),
-        "quarantined": [tile.index for tile in result.quarantined],
-        "seconds": round(seconds, 2),
-        "files": [str(output) for output in exporters],
-        "job_dir": result.job.job_dir,
-    }
-    typer.echo(json.dumps({"event": "summary", **facts}) if log_json else _summary(facts))
 
 
 def _summary(facts: Mapping[str, Any]) -> str:

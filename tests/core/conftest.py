@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a busy machine is not a fault of the code
+settings.register_profile("samplat", deadline=None)
+settings.load_profile("samplat")
 
 
 @pytest.fixture(autouse=True)

@@ -33,10 +33,11 @@ def test_cut_networks_agree(name: str) -> None:
     assert max(errors.values()) < TOLERANCE, errors
 
 
+@pytest.mark.timeout(3600)  # half a minute on two idle cores; shared ones take what they take
 def test_full_vit_b_agrees() -> None:
     theirs = hugging_face(dim=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11), image_size=1024)
     ours = with_weights_of(theirs, build_vit_b())
-    errors = compare(ours, theirs, 1024, kinds=["points", "boxes", "masks", "all"])
+    errors = compare(ours, theirs, 1024, kinds=["points", "boxes", "masks", "all"], forwards=1)
     assert max(errors.values()) < TOLERANCE, errors
 
 
@@ -70,12 +71,16 @@ def with_weights_of(theirs: "transformers.SamModel", ours: Sam) -> Sam:
 
 
 def compare(
-    ours: Sam, theirs: "transformers.SamModel", size: int, kinds: Mapping[str, object] | list[str]
+    ours: Sam,
+    theirs: "transformers.SamModel",
+    size: int,
+    kinds: Mapping[str, object] | list[str],
+    forwards: int = 2,
 ) -> dict[str, float]:
-    """Relative L2 of the second forward, by output."""
+    """Relative L2 by output; of the second forward, since a process's first may be off by 1e-4."""
     image = ours.preprocess(seeding.pixels(size))
     with torch.inference_mode():
-        for _ in range(2):
+        for _ in range(forwards):
             embedding = theirs.get_image_embeddings(image)
             features = ours.image_encoder(image)
         errors = {"embedding": relative_l2(features[0], embedding)}

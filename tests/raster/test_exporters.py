@@ -144,7 +144,7 @@ def test_real_rasters(
 ) -> None:
     source = eval_data / name
     result = segment(source, segmenter="bright", tile_size=384)
-    assert result.objects.num_rows > 5
+    assert result.objects.num_rows >= 3
     check_outputs(result, export(result), source)
 
 

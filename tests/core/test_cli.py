@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from samplat import cli
+from samplat.errors import InputError
+from samplat.progress import JsonLines, PlainLines, RichProgress, Silent, choose_progress
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit status, stdout, stderr of one command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from samplat.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'rasterio', 'scipy', 'zarr', 'pyarrow', 'geopandas'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.strip() == "[]"
+    for command in ("predict", "models", "plugins"):
+        assert command in done.stdout
+
+
+def test_the_module_runs_as_a_process() -> None:
+    command = [sys.executable, "-c", "from samplat.cli import main; main()", "no-such-command"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run("--version", capsys=capsys)
+    assert (status, out.split()[0]) == (0, "samplat")
+
+
+def test_plugins_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run("plugins", capsys=capsys)
+    assert status == 0
+    assert "train" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "a.png", "-o", "b.png"),
+        ("predict", "a.png", "-o", "b.png", "--point", "1"),
+        ("predict", "a.png", "-o", "b.png", "--point", "a,b"),
+        ("predict", "a.png", "-o", "b.png", "--box", "1,2,3"),
+        ("predict", "a.png", "--point", "1,2"),
+        ("predict", "a.png", "-o", "b.png", "--point", "1,2", "--colour", "red"),
+    ],
+)
+def test_wrong_usage_is_status_2(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = run(*arguments, capsys=capsys)
+    assert status == 2
+    assert "Traceback" not in err
+
+
+def test_an_unwritable_output_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "missing" / "mask.png"
+    arguments = ("predict", "a.png", "--point", "-1,2", "-o", str(output))
+    status, _, err = run(*arguments, capsys=capsys)
+    assert status == 1
+    assert err == f"error: cannot write {output}: its folder is missing or not writable\n"
+
+
+def test_unexpected_errors_are_one_line_unless_debugging(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> typer.Typer:
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(cli, "build_app", fail)
+    status, _, err = run("plugins", capsys=capsys)
+    assert status == 1
+    assert err == "error: unexpected RuntimeError: two lines (SAMPLAT_DEBUG=1 shows where)\n"
+    monkeypatch.setenv("SAMPLAT_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        cli.main(["plugins"])
+
+
+def test_a_point_that_starts_with_a_minus_is_on_the_background() -> None:
+    assert cli.parse_points(["3,4", "-5,6.5"]) == ([(3.0, 4.0), (5.0, 6.5)], [1, 0])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "I;16", "CMYK"])
+def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.tif"
+    Image.new(mode, (7, 5)).save(path)
+    assert cli.read_picture(path).shape[:2] == (5, 7)
+
+
+def test_what_is_not_a_picture_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "a.png"
+    text.write_text("hello")
+    cut = tmp_path / "b.png"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    Image.fromarray(noise).save(cut)
+    cut.write_bytes(cut.read_bytes()[:900])
+    for path in (text, cut, tmp_path, tmp_path / "none.png"):
+        with pytest.raises(InputError, match="picture"):
+            cli.read_picture(path)
+
+
+def test_a_mask_is_written_whole(tmp_path: Path) -> None:
+    mask = np.array([[True, False]])
+    cli.write_mask(tmp_path / "mask.png", mask)
+    with Image.open(tmp_path / "mask.png") as picture:
+        assert np.asarray(picture).tolist() == [[255, 0]]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_plain_lines_tell_start_and_end() -> None:
+    stream = io.StringIO()
+    progress = PlainLines(stream)
+    progress.start("tiles", 3)
+    progress.advance("tiles", 3)
+    progress.message("tile 2 failed")
+    progress.finish("tiles")
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["tiles: 3 to do", "tile 2 failed"]
+    assert lines[2].startswith("tiles: 3/3 in ")
+
+
+def test_json_lines_are_json() -> None:
+    stream = io.StringIO()
+    progress = JsonLines(stream)
+    progress.interval = 0.0
+    progress.start("tiles", 2)
+    progress.advance("tiles")
+    progress.finish("tiles")
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(e["event"], e["done"], e["total"]) for e in events] == [
+        ("start", 0, 2),
+        ("progress", 1, 2),
+        ("finish", 1, 2),
+    ]
+
+
+def test_the_stream_chooses_the_progress() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(choose_progress(io.StringIO()), PlainLines)
+    assert isinstance(choose_progress(Terminal()), RichProgress)
+    assert isinstance(choose_progress(Terminal(), log_json=True), JsonLines)
+    assert isinstance(choose_progress(Terminal(), quiet=True), Silent)
+
+
+def test_a_bar_survives_several_stages(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RichProgress()
+    for stage in ("tiles", "seams"):
+        progress.start(stage, 2)
+        progress.advance(stage, 2)
+        progress.message(f"{stage} [done]")
+        progress.finish(stage)
+    assert "tiles [done]" in capsys.readouterr().err

@@ -1,0 +1,78 @@
+"""`samplat draw-scenes` and `samplat train`, through the real command line."""
+
+import numpy as np
+import pytest
+from samplat_train.commands import parse_folder, parse_recipe
+from samplat_train.scene_store import write_scenes
+
+import samplat
+from samplat import InputError, cli
+
+QUICK = ["steps=2", "images=2", "prompts=2", "crop=64", "image_size=64", "bf16=false"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 3, size=96)
+    return folder
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(a) for a in arguments])
+    return int(ended.value.code or 0)
+
+
+def test_scenes_depend_on_seed_and_number_alone(scenes, tmp_path):
+    write_scenes(tmp_path, 1, size=96)
+    write_scenes(tmp_path, 3, size=96, workers=2)
+    for part in ("images", "labels"):
+        for path in sorted((scenes / part).iterdir()):
+            assert np.array_equal(np.load(path), np.load(tmp_path / part / path.name))
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_train_writes_a_model_that_segments(scenes, tmp_path):
+    weights = tmp_path / "mine.safetensors"
+    options = [o for change in QUICK for o in ("--recipe", change)]
+    files = [scenes, "-o", weights, "--run-dir", tmp_path / "run"]
+    assert run("train", *files, "--name", "mine", *options) == 0
+    model = samplat.load_model(weights, precision="fp32")
+    assert model.name == "mine"
+    picture = np.load(scenes / "images" / "000000.npy")
+    answer = samplat.predict(
+        model, samplat.embed(model, picture), samplat.Prompts(boxes=[10, 10, 60, 60])
+    )
+    assert answer.masks.shape == (1, 3, 96, 96)
+
+
+def test_recipes_are_parsed():
+    recipe = parse_recipe(["steps=7", "bf16=false", "learning_rate=1e-4", "architecture=vit_t"])
+    assert (recipe.steps, recipe.bf16, recipe.learning_rate) == (7, False, 1e-4)
+    assert recipe.architecture == "vit_t"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("step=7", "unknown recipe entry 'step'"),
+        ("steps=many", "steps must be int, got 'many'"),
+        ("bf16=maybe", "bf16 must be bool"),
+    ],
+)
+def test_recipes_that_are_none(change, message):
+    with pytest.raises(InputError, match=message):
+        parse_recipe([change])
+
+
+@pytest.mark.parametrize("text", ["{}=0", "{}=-1", "{}=much"])
+def test_weights_of_folders_are_positive(scenes, text):
+    with pytest.raises(InputError, match="positive weight"):
+        parse_folder(text.format(scenes))
+
+
+def test_other_suffixes_are_refused_before_training(scenes, tmp_path, capsys):
+    assert run("train", scenes, "-o", tmp_path / "mine.pth", "--run-dir", tmp_path / "run") == 1
+    assert "weights are written as .safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
