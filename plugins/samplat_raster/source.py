@@ -30,6 +30,14 @@ MAX_PIXELS = 2**44
 HEADER_BYTES = 65536
 """Bytes at the start and at the end of a file that go into its digest."""
 
+REMOTE_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # companions cannot be checked there
+    "GDAL_HTTP_CONNECTTIMEOUT": 10,
+    "GDAL_HTTP_TIMEOUT": 60,
+    "GDAL_HTTP_MAX_RETRY": 3,
+}
+"""GDAL's settings for URLs; without timeouts it would wait for ever."""
+
 _OPENING = threading.Lock()  # warning filters are global
 
 
@@ -214,7 +222,8 @@ class RasterSource:
         from rasterio.errors import RasterioError
 
         try:
-            return read(self._dataset())
+            with _gdal(self._path):
+                return read(self._dataset())
         except (RasterioError, OSError) as error:
             reason = _one_line(error.__cause__ or error)
             raise InputError(
@@ -237,6 +246,13 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
+def _gdal(path: str) -> Any:
+    """GDAL's settings; inside of them, its messages go to the log and not to stderr."""
+    import rasterio
+
+    return rasterio.Env(**REMOTE_OPTIONS) if is_remote(path) else rasterio.Env()
+
+
 def _open(path: str, driver: str | None) -> Any:
     """A dataset of this thread, of a driver on the list and no other."""
     import rasterio
@@ -245,7 +261,7 @@ def _open(path: str, driver: str | None) -> Any:
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
     reasons = []
     for name in DRIVERS if driver is None else (driver,):
-        with _OPENING, warnings.catch_warnings():
+        with _OPENING, _gdal(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             try:
                 return rasterio.open(gdal_path(path), driver=name)
