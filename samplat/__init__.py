@@ -25,7 +25,7 @@ _HOME = {
     "masks": ("MaskSet", "mask_set"),
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
-    "plugins": ("registry", "segment"),
+    "plugins": ("Registry", "registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
@@ -55,6 +55,7 @@ __all__ = [
     "Progress",
     "Prompter",
     "Prompts",
+    "Registry",
     "Rescaler",
     "SamplatError",
     "SegmentJob",
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
         SourceSpec,
         Stretch,
     )
-    from samplat.plugins import registry, segment
+    from samplat.plugins import Registry, registry, segment
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts

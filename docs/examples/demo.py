@@ -15,10 +15,10 @@ import numpy as np
 import rasterio
 from PIL import Image, ImageDraw
 from rasterio.transform import from_origin
-from samplat_train.scenes import draw_scene
 from skimage import data
 
 import samplat
+from samplat_train.scenes import draw_scene
 
 CLICK = (330, 200)
 """A point x, y on the cup of scikit-image's picture `coffee`."""

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 from core.oracle import NpyFactory, OracleFactory, oracle_job
-
 from samplat.errors import SamplatError
 from samplat.pipeline import run_job
 from samplat.pixels import IdentityRescaler

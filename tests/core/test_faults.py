@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from core.oracle import ArraySource, oracle_job, oracle_tools, paint, random_labels
 from core.racing import compete
-
 from samplat import files
 from samplat.errors import JobError
 from samplat.job import JobResult

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import zarr
-from core.oracle import ArraySource, OracleFactory, oracle_job, oracle_tools, paint, random_labels
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from core.oracle import ArraySource, OracleFactory, oracle_job, oracle_tools, paint, random_labels
 from samplat.errors import InputError, JobError
 from samplat.executors import Executor, SerialExecutor, ThreadsExecutor, ThreadsFactory
 from samplat.files import sha256

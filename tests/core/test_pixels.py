@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.oracle import ArraySource
 
+from core.oracle import ArraySource
 from samplat.errors import InputError
 from samplat.pixels import (
     IdentityRescaler,

@@ -12,8 +12,8 @@ from typing import Any
 import pluggy
 import pytest
 import typer
-from core.oracle import NpyFactory
 
+from core.oracle import NpyFactory
 from samplat import hookspecs
 from samplat.errors import InputError, PluginError
 from samplat.hookspecs import hookimpl

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from core.oracle import random_labels
 
+from core.oracle import random_labels
 from samplat.files import TEMPORARY, sha256
 
 TESTS = Path(__file__).parent.parent

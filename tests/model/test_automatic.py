@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from model.small import small_model
 
 import samplat
+from model.small import small_model
 from samplat.automatic import crop_boxes, point_grid, stability_score
 from samplat.prediction import decode, upscale_logits
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from model import seeding
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model import seeding
 from samplat import weight_files
 from samplat.checkpoints import (
     Model,

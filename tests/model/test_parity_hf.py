@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from model import seeding
 from torch import Tensor
 
+from model import seeding
 from samplat.dialects import to_official
 from samplat.model.sam import Sam, build_vit, build_vit_b
 

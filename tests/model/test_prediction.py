@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model.small import small_model
 
 import samplat
+from model.small import small_model
 from samplat.prediction import resize_longest_side
 
 RNG = np.random.default_rng(5)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from model import seeding
 from torch import Tensor
 
+from model import seeding
 from samplat.dialects import UNUSED
 from samplat.model.sam import BUILDERS, Sam, build_vit, build_vit_t
 

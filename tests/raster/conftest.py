@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raster import crafted
 
+from raster import crafted
 from samplat.plugins import Registry, collect, load_plugins
 
 

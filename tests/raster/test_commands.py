@@ -11,6 +11,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+
 from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
 
 Cli = Callable[..., tuple[int, str, str]]

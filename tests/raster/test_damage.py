@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from raster.crafted import UTM, write
-from samplat_raster.source import RasterSource
 
+from raster.crafted import UTM, write
 from samplat import InputError, Window
+from samplat_raster.source import RasterSource
 
 FORMATS: dict[str, dict[str, Any]] = {
     "stripped.tif": {},

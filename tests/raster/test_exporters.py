@@ -13,14 +13,14 @@ import rasterio
 import shapely
 import xarray
 from numpy.typing import NDArray
-from raster.crafted import POISON, UTM, blobs, painted, write
 from rio_cogeo import cog_validate
+
+from raster.crafted import POISON, UTM, blobs, painted, write
+from samplat import HOLE, InputError, JobError, JobResult, SegmentJob, SourceSpec, Window, run_job
+from samplat.plugins import Registry
 from samplat_raster.geozarr import ZarrExporter
 from samplat_raster.polygons import outline
 from samplat_raster.vector import object_frame
-
-from samplat import HOLE, InputError, JobError, JobResult, SegmentJob, SourceSpec, Window, run_job
-from samplat.plugins import Registry
 
 Run = Callable[..., JobResult]
 SUFFIXES = (".tif", ".zarr", ".parquet", ".gpkg")
@@ -236,6 +236,7 @@ def test_the_smallest_type_that_holds_ids_and_holes(largest: int, dtype: str) ->
     from types import SimpleNamespace
 
     import pyarrow as pa
+
     from samplat_raster.outputs import label_dtype, narrowed
 
     table = pa.table({"id": pa.array([1, largest], pa.uint32())})

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from raster.crafted import UTM, VRT_BOMB, VRT_SPY, blobs, write
 from rasterio.enums import ColorInterp
-from samplat_raster.source import RasterFactory, RasterSource
 
+from raster.crafted import UTM, VRT_BOMB, VRT_SPY, blobs, write
 from samplat import InputError, Window
+from samplat_raster.source import RasterFactory, RasterSource
 
 WHOLE = Window(start=(0, 0, 0), stop=(1, 40, 60))
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from samplat_train.commands import parse_folder, parse_recipe
-from samplat_train.scene_store import write_scenes
 
 import samplat
 from samplat import InputError, cli
+from samplat_train.commands import parse_folder, parse_recipe
+from samplat_train.scene_store import write_scenes
 
 QUICK = ["steps=2", "images=2", "prompts=2", "crop=64", "image_size=64", "bf16=false"]
 

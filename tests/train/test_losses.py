@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from samplat_train import losses
 
 LOGITS = torch.tensor([[[math.log(3.0), math.log(3.0)], [-math.log(3.0), 0.0]]])

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from samplat import InputError, SamplatError
 from samplat_train.recipe import Recipe
 from samplat_train.samples import CropBatches, PictureFolder, read_picture
 from samplat_train.trainer import (
@@ -15,8 +17,6 @@ from samplat_train.trainer import (
     train,
     train_step,
 )
-
-from samplat import InputError, SamplatError
 
 QUICK = Recipe(steps=4, images=2, prompts=2, crop=64, image_size=64, late_rounds=2, bf16=False)
 
