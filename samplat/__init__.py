@@ -23,6 +23,7 @@ _HOME = {
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
+    "model.sam": ("BUILDERS", "Sam"),
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
@@ -35,6 +36,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "BUILDERS",
     "HOLE",
     "CheckpointError",
     "Embedding",
@@ -57,6 +59,7 @@ __all__ = [
     "Prompts",
     "Registry",
     "Rescaler",
+    "Sam",
     "SamplatError",
     "SegmentJob",
     "Segmenter",
@@ -99,6 +102,7 @@ if TYPE_CHECKING:
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set
+    from samplat.model.sam import BUILDERS, Sam
     from samplat.pipeline import run_job
     from samplat.pixels import (
         ImageInfo,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from samplat.hookspecs import hookimpl
+from samplat import hookimpl
 
 if TYPE_CHECKING:
     import typer

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from samplat import InputError, SamplatError
-from samplat.model.sam import BUILDERS, Sam
+from samplat import BUILDERS, InputError, Sam, SamplatError
 from samplat_train import clicks, losses
 from samplat_train.recipe import Recipe
 from samplat_train.samples import Batch, CropBatches
