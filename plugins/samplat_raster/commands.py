@@ -15,6 +15,8 @@ import typer
 if TYPE_CHECKING:
     from samplat import Exporter, JobResult, Plan, Progress, Registry, SegmentJob, SourceSpec
 
+UNKNOWN_INPUT_SIZE = 1024
+"""Taken as the side of a model's input when only its file is given: that of the paper's models."""
 OVERLAPS = ("best", "small", "large")
 AREA_HINT = "missing: coordinates are pixels, and there are no areas in square metres"
 
@@ -30,10 +32,13 @@ def tile_segment(
     model: Annotated[
         str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
     ] = "samplat-tiny",
-    tile_size: Annotated[int, typer.Option(min=1, help="Side of a tile, in pixels.")] = 1024,
+    tile_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of a tile, in pixels; to fit the model.")
+    ] = None,
     halo: Annotated[
-        int, typer.Option(min=0, help="Pixels seen around a tile; half of the largest object.")
-    ] = 128,
+        int | None,
+        typer.Option(min=0, help="Pixels seen around a tile; half of the largest object."),
+    ] = None,
     points_per_side: Annotated[
         int | None, typer.Option(min=1, help="Side of a tile's grid of prompts; usually 32.")
     ] = None,
@@ -87,6 +92,7 @@ def tile_segment(
     exporters = _exporters(tools, outputs, image)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
+    tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)
     job = SegmentJob(
         source=_source(tools, image, _parse_bands(bidx), nodata),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
@@ -109,6 +115,22 @@ def tile_segment(
     run.check(verbose=dry_run)
     if not dry_run:
         run.carry_out(executor, overwrite=overwrite)
+
+
+def fitting_tiles(seen: int, tile_size: int | None, halo: int | None) -> tuple[int, int]:
+    """Tile size and halo with which a tile and its halo fill what the model sees.
+
+    Args:
+        seen: side of the window that the model sees without shrinking it, in pixels of the image.
+        tile_size, halo: as given, or None to be chosen: an eighth of `seen` for the halo.
+    """
+    chosen = max(1, seen // 8) if halo is None else halo
+    return tile_size or max(1, seen // 4, seen - 2 * chosen), chosen
+
+
+def _input_size(tools: Registry, model: str, scale: int) -> int:
+    spec = tools.models().get(model)
+    return (spec.image_size if spec else UNKNOWN_INPUT_SIZE) // scale
 
 
 @dataclass(kw_only=True)

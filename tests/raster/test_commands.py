@@ -13,6 +13,7 @@ import pytest
 import rasterio
 
 from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
+from samplat_raster.commands import fitting_tiles
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--segmenter", "colours", "--tile-size", "64", "--halo", "32")
@@ -263,3 +264,18 @@ def test_help_is_light() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "--points-per-side" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seen", "tile_size", "halo", "expected"),
+    [
+        (1024, None, None, (768, 128)),
+        (512, None, None, (384, 64)),
+        (512, 1024, None, (1024, 64)),
+        (512, None, 100, (312, 100)),
+        (512, None, 500, (128, 500)),
+        (2, None, None, (1, 1)),
+    ],
+)
+def test_tiles_fill_what_the_model_sees(seen, tile_size, halo, expected):
+    assert fitting_tiles(seen, tile_size, halo) == expected
