@@ -122,7 +122,8 @@ def fitting_tiles(seen: int, tile_size: int | None, halo: int | None) -> tuple[i
 
     Args:
         seen: side of the window that the model sees without shrinking it, in pixels of the image.
-        tile_size, halo: as given, or None to be chosen: an eighth of `seen` for the halo.
+        tile_size: as given, or None to be chosen.
+        halo: as given, or None for an eighth of `seen`.
     """
     chosen = max(1, seen // 8) if halo is None else halo
     return tile_size or max(1, seen // 4, seen - 2 * chosen), chosen
