@@ -67,13 +67,13 @@ def test_equals_the_plain_implementation(threshold):
     model = samplat.load_model("samplat-tiny", precision="fp32")
     embedding = samplat.embed(model, data.coins()[:120, :160])
     options = {
-        "pred_iou_thresh": 0.3,
-        "stability_score_thresh": 0.1,
+        "pred_iou_thresh": 0.1,
+        "stability_score_thresh": 0.02,
         "stability_score_offset": 1.0,
         "points_per_side": 6,
     }
     found = samplat.generate_masks(model, embedding, **options, box_nms_thresh=threshold)
-    expected = plain_masks(model, embedding, 6, 0.3, 0.1, threshold)
+    expected = plain_masks(model, embedding, 6, 0.1, 0.02, threshold)
     assert len(found) == len(expected) > 5
     assert np.array_equal(found.to_arrays(), np.stack(expected))
 
