@@ -20,8 +20,8 @@ from skimage import data
 import samplat
 from samplat_train.scenes import draw_scene
 
-CLICK = (330, 200)
-"""A point x, y on the cup of scikit-image's picture `coffee`."""
+CLICK = (271, 121)
+"""A point x, y on a coin of scikit-image's picture `coins`."""
 
 
 def main() -> None:
@@ -37,11 +37,11 @@ def main() -> None:
 
 def segment_photograph(output: Path) -> None:
     """One click, one box and everything, on a photograph that scikit-image brings along."""
-    image = data.coffee()
+    image = np.repeat(data.coins()[..., None], 3, axis=2)
     model = samplat.load_model("samplat-tiny")
     embedding = samplat.embed(model, image)
     click = samplat.predict(model, embedding, samplat.Prompts(points=[CLICK], labels=[1]))
-    everything = samplat.generate_masks(model, embedding, points_per_side=16)
+    everything = samplat.generate_masks(model, embedding, points_per_side=24)
     clicked = overlay(image, click.best()[0].astype(np.uint32))
     ImageDraw.Draw(clicked).ellipse([c + d for d in (-5, 5) for c in CLICK], fill="lime")
     both = Image.new("RGB", (image.shape[1] * 2, image.shape[0]))
@@ -50,7 +50,7 @@ def segment_photograph(output: Path) -> None:
     both.save(output / "photograph.png")
     print(
         f"photograph.png: one click (predicted IoU {click.predicted_iou.max():.2f}) "
-        f"and {len(everything)} masks from a grid of 16 x 16 points"
+        f"and {len(everything)} masks from a grid of 24 x 24 points"
     )
 
 
