@@ -9,7 +9,7 @@ from samplat import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Hyperparameters. The defaults train the bundled model; the paper's values are named."""
+    """Hyperparameters; the paper's values are named. The model card says what was changed."""
 
     architecture: str = "conv"
     """Name of a builder of `samplat`: conv, vit_t, vit_b, vit_l or vit_h."""

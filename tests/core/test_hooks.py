@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import typer
 
+from samplat import hookspecs
 from samplat.hookspecs import hookimpl
 from samplat.plugins import Registry, collect, load_plugins
 
@@ -74,6 +75,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     point = EntryPoint(name="everything", value=module.__name__, group="samplat.plugins")
     manager = load_plugins([point]).manager
     return SimpleNamespace(registry=collect(manager), manager=manager)
+
+
+def test_the_plugin_uses_every_hook() -> None:
+    hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
+    assert {name for name in vars(Everything) if name.startswith("register_")} == hooks
 
 
 def test_objects_are_found_where_they_are_used(loaded: SimpleNamespace) -> None:
