@@ -9,6 +9,8 @@ from samplat import hookimpl
 if TYPE_CHECKING:
     import typer
 
+REQUIRES = ("skimage",)
+
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
