@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +14,7 @@ NOISE_SHARE, NOISE_LIMIT = 0.1, 20.0
 
 def random_points(region: Tensor, generator: torch.Generator) -> Tensor:
     """One pixel x, y of each region, uniformly: (N, H, W) bool to (N, 2)."""
-    score = torch.rand(region.shape, generator=generator, device=region.device) * region
+    score = _uniform(region.shape, generator, region.device) * region
     return _place(score)
 
 
@@ -21,7 +23,7 @@ def central_points(region: Tensor, generator: torch.Generator) -> Tensor:
     size = 2 * (region.shape[-1] // 24) + 1
     depth = F.avg_pool2d(region[:, None].float(), (1, size), 1, (0, size // 2))
     depth = F.avg_pool2d(depth, (size, 1), 1, (size // 2, 0))[:, 0]
-    score = torch.rand(region.shape, generator=generator, device=region.device) * 0.3 + depth
+    score = _uniform(region.shape, generator, region.device) * 0.3 + depth
     return _place(score * region)
 
 
@@ -29,7 +31,7 @@ def first_points(masks: Tensor, generator: torch.Generator) -> Tensor:
     """A point in each mask: half of them uniform as in the paper, half near the middle."""
     uniform = random_points(masks, generator)
     central = central_points(masks, generator)
-    chosen = torch.rand(len(masks), 1, generator=generator, device=masks.device) < 0.5
+    chosen = _uniform((len(masks), 1), generator, masks.device) < 0.5
     return torch.where(chosen, uniform, central)
 
 
@@ -50,7 +52,7 @@ def corrective_points(
     region = torch.where(error.any(dim=(-2, -1), keepdim=True), error, masks)
     points = random_points(region, generator)
     x, y = points.long().unbind(-1)
-    return points, masks[torch.arange(len(masks)), y, x].to(points.dtype)
+    return points, masks[torch.arange(len(masks), device=masks.device), y, x].to(points.dtype)
 
 
 def boxes_of(masks: Tensor) -> Tensor:
@@ -65,8 +67,13 @@ def boxes_of(masks: Tensor) -> Tensor:
 def noisy_boxes(boxes: Tensor, generator: torch.Generator) -> Tensor:
     """Boxes with Gaussian noise on each side: a tenth of the side's length, at most 20 pixels."""
     size = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    noise = torch.randn(boxes.shape, generator=generator, device=boxes.device)
+    noise = torch.randn(boxes.shape, generator=generator).to(boxes.device)
     return boxes + (noise * NOISE_SHARE * size).clamp(-NOISE_LIMIT, NOISE_LIMIT)
+
+
+def _uniform(size: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+    # Always drawn on the CPU: a run places the same prompts on every device.
+    return torch.rand(size, generator=generator).to(device)
 
 
 def _place(score: Tensor) -> Tensor:

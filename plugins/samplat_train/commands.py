@@ -28,16 +28,21 @@ def draw_scenes(
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 1000,
     size: Annotated[int, typer.Option(min=64, help="Side of a scene in pixels.")] = 512,
     seed: Annotated[int, typer.Option(help="The same seed draws the same scenes.")] = 0,
+    kind: Annotated[str | None, typer.Option(help="One kind of scene; all without it.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
 ) -> None:
     """Draw training scenes with instance masks into a folder; what is there already is kept."""
     from samplat_train.scene_store import write_scenes
+    from samplat_train.scenes import KINDS
+
+    if kind and kind not in KINDS:
+        raise InputError(f"--kind must be one of {', '.join(KINDS)}, got {kind}")
 
     def report(done: int) -> None:
         if done % 100 == 0:
             typer.echo(f"{done} scenes drawn", err=True)
 
-    write_scenes(output, count, size=size, seed=seed, workers=workers, on_scene=report)
+    write_scenes(output, count, size=size, seed=seed, kind=kind, workers=workers, on_scene=report)
     typer.echo(f"{count} scenes in {output}")
 
 

@@ -28,7 +28,7 @@ class Recipe:
     late_rounds: int = 3
     """Rounds of prompting once `late_from` of the steps are done."""
     late_from: float = 0.6
-    """Fraction of the steps after which `late_rounds` holds and the paper's loss is pure."""
+    """Fraction of the steps after which `late_rounds` and `late_balanced_weight` hold."""
     learning_rate: float = 1e-3
     """Peak of the schedule (paper: 8e-4 for batches of 256)."""
     warmup: int = 150
@@ -42,6 +42,10 @@ class Recipe:
     balanced_weight: float = 1.0
     """Of cross-entropy balanced between object and background, before `late_from`. From random
     weights the focal loss alone settles on empty masks."""
+    late_balanced_weight: float = 0.0
+    """The same from `late_from` on. A little of it keeps logits from becoming flat."""
+    loss_stride: int = 4
+    """Pixels of a crop per pixel at which masks are compared."""
     dense_weight: float = 0.5
     """Of the dense auxiliary loss: foreground, boundary and offset to the object's centre."""
     box_share: float = 0.4
@@ -59,6 +63,8 @@ class Recipe:
                 f"crop must be a multiple of 32 and at most image_size {self.image_size}, "
                 f"got {self.crop}"
             )
+        if self.loss_stride not in (1, 2, 4):
+            raise InputError(f"loss_stride must be 1, 2 or 4, got {self.loss_stride}")
         for name in ("steps", "images", "prompts", "rounds", "late_rounds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -40,6 +40,14 @@ class Batch:
     labels: Tensor
     """(B, S / 4, S / 4) int32, 0 no object: all whole objects, for the dense loss."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        return Batch(
+            images=self.images.to(device),
+            masks=self.masks.to(device),
+            labels=self.labels.to(device),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class PictureFolder:

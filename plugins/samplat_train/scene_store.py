@@ -22,17 +22,19 @@ def write_scenes(
     *,
     size: int = 512,
     seed: int = 0,
+    kind: str | None = None,
     workers: int = 1,
     on_scene: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Draw `count` scenes of `size` pixels a side as `.npy` files; those already there are kept.
 
-    Scene i depends on `seed` and i alone, so that an interrupted run can go on and grow.
+    Scene i depends on `seed`, `kind` and i alone, so that an interrupted run can go on and grow.
+    `kind` is one of `KINDS`; None mixes them.
     """
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(count) if not (folder / "labels" / f"{i:06}.npy").exists()]
-    draw = partial(_draw, folder, size, seed)
+    draw = partial(_draw, folder, size, seed, kind)
     if workers == 1:
         for done, _ in enumerate(map(draw, missing), 1):
             on_scene(done)
@@ -42,8 +44,8 @@ def write_scenes(
             on_scene(done)
 
 
-def _draw(folder: Path, size: int, seed: int, i: int) -> None:
-    scene = draw_scene(np.random.default_rng((seed, i)), size=size)
+def _draw(folder: Path, size: int, seed: int, kind: str | None, i: int) -> None:
+    scene = draw_scene(np.random.default_rng((seed, i)), size=size, kind=kind)
     _write(folder / "images" / f"{i:06}.npy", scene.image)
     # The labels come last: their presence says that the scene is whole.
     _write(folder / "labels" / f"{i:06}.npy", scene.labels)

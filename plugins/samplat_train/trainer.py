@@ -20,8 +20,6 @@ from samplat_train import clicks, losses
 from samplat_train.recipe import Recipe
 from samplat_train.samples import Batch, CropBatches
 
-LOSS_STRIDE = 4
-
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
@@ -59,6 +57,7 @@ def train(
     on_step: Callable[[StepReport], None] = lambda report: None,
     save_every: int = 200,
     start_from: Path | None = None,
+    device: str = "",
 ) -> Sam:
     """Train, or resume the run in `run_dir`, and return the averaged model.
 
@@ -69,6 +68,8 @@ def train(
         on_step: told about every step.
         save_every: steps between checkpoints; the last step always gets one.
         start_from: a checkpoint of another run whose weights to begin with.
+        device: cpu, cuda, ...; empty takes a GPU if there is one. Crops and prompts are the same
+            on every device.
 
     Raises:
         InputError: `run_dir` holds a run of another recipe.
@@ -76,13 +77,15 @@ def train(
     """
     torch.manual_seed(recipe.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
-    state = new_state(recipe)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    state = new_state(recipe, place)
     if start_from:
-        state.model.load_state_dict(torch.load(start_from, weights_only=True)["model"])
+        saved = torch.load(start_from, map_location=place, weights_only=True)
+        state.model.load_state_dict(saved["model"])
         state.average.load_state_dict(state.model.state_dict())
     resume(state, recipe, run_dir / "checkpoint.pt")
     for batch in _loader(batches, state.step):
-        report = train_step(state, recipe, batch)
+        report = train_step(state, recipe, batch.to(place))
         on_step(report)
         _log(run_dir / "log.csv", report)
         if state.step % save_every == 0 or state.step == recipe.steps:
@@ -90,7 +93,7 @@ def train(
     return state.average.eval()
 
 
-def new_state(recipe: Recipe) -> TrainingState:
+def new_state(recipe: Recipe, device: torch.device | None = None) -> TrainingState:
     """Random weights and an optimiser for a recipe."""
     if recipe.architecture not in BUILDERS:
         raise InputError(f"architecture must be one of {', '.join(BUILDERS)}")
@@ -98,6 +101,8 @@ def new_state(recipe: Recipe) -> TrainingState:
     average = BUILDERS[recipe.architecture](image_size=recipe.image_size)
     average.load_state_dict(model.state_dict())
     dense_head = nn.Conv2d(model.prompt_encoder.dim, 4, 1)
+    for module in (model, average, dense_head):
+        module.to(device)
     parameters = [*model.parameters(), *dense_head.parameters()]
     decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay}
     plain = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
@@ -135,7 +140,7 @@ def batch_loss(
     late = state.step >= recipe.late_from * recipe.steps
     masks = batch.masks.flatten(0, 1)
     session = _Session(state.model, recipe, masks, generator, balanced=not late)
-    with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bf16):
         pixels = state.model.normalise(batch.images).to(memory_format=torch.channels_last)
         features = state.model.image_encoder(pixels)
         dense = state.dense_head(features[0])
@@ -159,24 +164,24 @@ class _Session:
         balanced: bool,
     ) -> None:
         self.model, self.recipe, self.generator = model, recipe, generator
-        weight = recipe.balanced_weight if balanced else 0.0
+        weight = recipe.balanced_weight if balanced else recipe.late_balanced_weight
         self.weights = {
             "focal": recipe.focal_weight,
             "dice": recipe.dice_weight,
             "balanced": weight,
         }
-        self.target = F.avg_pool2d(masks[:, None].float(), LOSS_STRIDE)[:, 0] >= 0.5
+        self.target = F.avg_pool2d(masks[:, None].float(), recipe.loss_stride)[:, 0] >= 0.5
         self.figures: dict[str, float] = {}
         self._first_prompts(masks)
 
     def _first_prompts(self, masks: Tensor) -> None:
         count = len(masks)
-        boxed = torch.rand(count, generator=self.generator) < self.recipe.box_share
-        noisy = torch.rand(count, 1, generator=self.generator) < 0.5
+        chance = torch.rand(2, count, generator=self.generator).to(masks.device)
+        boxed, noisy = chance[0] < self.recipe.box_share, chance[1, :, None] < 0.5
         tight = clicks.boxes_of(masks)
         boxes = torch.where(noisy, clicks.noisy_boxes(tight, self.generator), tight)
         self.boxes = torch.where(boxed[:, None], boxes, torch.nan)
-        self.points = _to_pixels(clicks.first_points(self.target, self.generator))[:, None]
+        self.points = self._to_pixels(clicks.first_points(self.target, self.generator))[:, None]
         self.labels = torch.where(boxed, -1.0, 1.0)[:, None]
         self.logits: Tensor | None = None
 
@@ -190,7 +195,8 @@ class _Session:
         grid = self.model.prompt_encoder.dense_pe()[0]
         self.pe = torch.stack([grid[:, y : y + side, x : x + side] for x, y in corner.tolist()])
         per_image = len(self.points) // images
-        self.origin = (corner * stride).float().repeat_interleave(per_image, dim=0)
+        origin = (corner * stride).float().repeat_interleave(per_image, dim=0)
+        self.origin = origin.to(self.points.device)
 
     def rounds(self, count: int) -> Iterator[Tensor]:
         """The loss of each round, after which the next prompt is placed."""
@@ -207,6 +213,10 @@ class _Session:
         )
         out: tuple[Tensor, Tensor] = self.model.mask_decoder(self.features, self.pe, sparse, dense)
         return out
+
+    def _to_pixels(self, points: Tensor) -> Tensor:
+        """Centres of pixels at the loss's resolution as pixels of the crop."""
+        return (points + 0.5) * self.recipe.loss_stride - 0.5
 
     def _round_loss(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> Tensor:
         full = F.interpolate(logits.float(), size=self.target.shape[-2:], mode="bilinear")
@@ -228,17 +238,18 @@ class _Session:
     @torch.no_grad()
     def _correct(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
         """Feed back the mask that the model thinks best, and click into its error."""
-        best = predicted_iou[:, 1:].argmax(dim=1) + 1 if first else torch.zeros(len(logits)).long()
-        self.logits = logits[torch.arange(len(logits)), best][:, None].detach().float()
+        best = (
+            predicted_iou[:, 1:].argmax(dim=1) + 1
+            if first
+            else torch.zeros_like(predicted_iou[:, 0]).long()
+        )
+        self.logits = (
+            logits[torch.arange(len(logits), device=logits.device), best][:, None].detach().float()
+        )
         full = F.interpolate(self.logits, size=self.target.shape[-2:], mode="bilinear")[:, 0]
         points, labels = clicks.corrective_points(full, self.target, self.generator)
-        self.points = torch.cat([self.points, _to_pixels(points)[:, None]], dim=1)
+        self.points = torch.cat([self.points, self._to_pixels(points)[:, None]], dim=1)
         self.labels = torch.cat([self.labels, labels[:, None]], dim=1)
-
-
-def _to_pixels(points: Tensor) -> Tensor:
-    """Centres of pixels at the loss's resolution as pixels of the crop."""
-    return (points + 0.5) * LOSS_STRIDE - 0.5
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -274,7 +285,8 @@ def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
     """
     if not path.exists():
         return
-    saved: dict[str, Any] = torch.load(path, weights_only=True)
+    device = next(state.model.parameters()).device
+    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     mine = asdict(recipe)
     if differing := [k for k in mine if mine[k] != saved["recipe"].get(k)]:
         old = ", ".join(f"{k}={saved['recipe'].get(k)}" for k in differing)

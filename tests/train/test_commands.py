@@ -7,6 +7,7 @@ import samplat
 from samplat import InputError, cli
 from samplat_train.commands import parse_folder, parse_recipe
 from samplat_train.scene_store import write_scenes
+from samplat_train.scenes import draw_scene
 
 QUICK = ["steps=2", "images=2", "prompts=2", "crop=64", "image_size=64", "bf16=false"]
 
@@ -31,6 +32,18 @@ def test_scenes_depend_on_seed_and_number_alone(scenes, tmp_path):
         for path in sorted((scenes / part).iterdir()):
             assert np.array_equal(np.load(path), np.load(tmp_path / part / path.name))
     assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_one_kind_of_scene(tmp_path):
+    assert run("draw-scenes", tmp_path, "--count", 1, "--size", 96, "--kind", "abstract") == 0
+    drawn = draw_scene(np.random.default_rng((0, 0)), size=96, kind="abstract")
+    assert np.array_equal(np.load(tmp_path / "images" / "000000.npy"), drawn.image)
+
+
+def test_an_unknown_kind_is_refused(tmp_path, capsys):
+    assert run("draw-scenes", tmp_path / "no", "--kind", "cosmic") == 1
+    assert "--kind must be one of aerial, natural" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_train_writes_a_model_that_segments(scenes, tmp_path):

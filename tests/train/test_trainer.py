@@ -1,5 +1,6 @@
 """The training loop on tiny pictures: exact resume, learning, and refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +150,22 @@ def test_labels_of_another_size_are_refused(folder):
 def test_unusable_recipes_are_refused(bad):
     with pytest.raises(InputError):
         Recipe(**bad)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_masks_are_compared_at_the_loss_stride(folder, stride):
+    recipe = replace(QUICK, loss_stride=stride, rounds=2)
+    state = new_state(recipe)
+    loss, figures = batch_loss(
+        state, recipe, batches(folder, recipe)[0], torch.Generator().manual_seed(0)
+    )
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert 0 <= figures["iou"] <= 1
+    decoder = state.model.mask_decoder.parameters()
+    assert all(torch.isfinite(p.grad).all() for p in decoder if p.grad is not None)
+
+
+def test_other_loss_strides_are_refused():
+    with pytest.raises(InputError, match="loss_stride must be 1, 2 or 4, got 3"):
+        replace(QUICK, loss_stride=3)
