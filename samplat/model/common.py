@@ -52,3 +52,32 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         out: Tensor = self.layers[-1](x)
         return out
+
+
+class AttentionBlock(nn.Module):
+    """Global attention over (B, C, H, W); a depthwise convolution supplies the positions."""
+
+    def __init__(self, channels: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = MLPBlock(channels, 4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        tokens = (x + self.position(x)).flatten(2).transpose(1, 2)
+        tokens = tokens + self._attend(self.norm1(tokens))
+        tokens = tokens + self.mlp(self.norm2(tokens))
+        mixed: Tensor = tokens.transpose(1, 2).reshape(*x.shape[:2], *size)
+        return mixed
+
+    def _attend(self, tokens: Tensor) -> Tensor:
+        b, n, c = tokens.shape
+        qkv = self.qkv(tokens).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(*qkv.unbind(0))
+        attended: Tensor = self.proj(out.transpose(1, 2).reshape(b, n, c))
+        return attended

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samplat.model.common import MLPBlock
+from samplat.model.common import AttentionBlock
 
 
 class ConvImageEncoder(nn.Module):
@@ -83,35 +83,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.conv2(self.conv1(x)))
-
-
-class AttentionBlock(nn.Module):
-    """Global attention over (B, C, H, W); a depthwise convolution supplies the positions."""
-
-    def __init__(self, channels: int, heads: int = 8) -> None:
-        super().__init__()
-        self.heads = heads
-        self.position = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = MLPBlock(channels, 4 * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-2:]
-        tokens = (x + self.position(x)).flatten(2).transpose(1, 2)
-        tokens = tokens + self._attend(self.norm1(tokens))
-        tokens = tokens + self.mlp(self.norm2(tokens))
-        mixed: Tensor = tokens.transpose(1, 2).reshape(*x.shape[:2], *size)
-        return mixed
-
-    def _attend(self, tokens: Tensor) -> Tensor:
-        b, n, c = tokens.shape
-        qkv = self.qkv(tokens).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(*qkv.unbind(0))
-        attended: Tensor = self.proj(out.transpose(1, 2).reshape(b, n, c))
-        return attended
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -2,7 +2,8 @@
 
 The paper's encoder tells the decoder where a prompt is and leaves finding out what is there to
 attention, which takes long to learn. Here a point also carries the image feature under it, a box
-the mean feature inside it, and both are drawn onto the dense embedding.
+the mean feature inside it and features from around it, which say what is not the object; and both
+are drawn onto the dense embedding.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from samplat.model.prompt_encoder import BACKGROUND, FOREGROUND, PADDING, Prompt
 
 POINT_RADII = (0.75, 3.0)
 """Radii of the discs that points are drawn with, in tokens of the embedding."""
+RING_SHARE, RING_TOKENS = 0.05, 1.0
+"""How far outside of a box its surroundings are looked at: a share of its side, plus tokens."""
+RING = ((0.25, 0), (0.75, 0), (0.25, 1), (0.75, 1), (0, 0.25), (0, 0.75), (1, 0.25), (1, 0.75))
+"""Where around the box, x and y as shares of the widened box."""
 
 
 class GuidedPromptEncoder(PromptEncoder):
@@ -37,7 +42,9 @@ class GuidedPromptEncoder(PromptEncoder):
         self.stride = image_size // embedding_size
         self.point_feature = nn.Linear(dim, dim)
         self.box_feature = nn.Linear(dim, dim)
-        self.map_embed = nn.Conv2d(1 + 2 * len(POINT_RADII), dim, 1, bias=False)
+        self.ring_feature = nn.Linear(dim, dim)
+        self.ring_embed = nn.Embedding(1, dim)
+        self.map_embed = nn.Conv2d(2 + 2 * len(POINT_RADII), dim, 1, bias=False)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_channels, 2, stride=2),
             nn.GELU(),
@@ -77,6 +84,7 @@ class GuidedPromptEncoder(PromptEncoder):
         sparse = [
             self._point_tokens(image, points, labels, shift),
             self._box_tokens(image, boxes, shift),
+            self._ring_tokens(image, boxes, shift),
         ]
         dense = self._embed_masks(masks, count, image.shape[-2:])
         maps = self._maps(image, points, labels, boxes)
@@ -98,6 +106,17 @@ class GuidedPromptEncoder(PromptEncoder):
         tokens = torch.cat([corners[:, :1] + mean, corners[:, 1:] + mean], dim=1)
         return torch.where(given, tokens, self.not_a_point_embed.weight)
 
+    def _ring_tokens(self, image: Tensor, boxes: Tensor, shift: Tensor) -> Tensor:
+        """(B · P, 8, C): places around the box; padding without a box and off the image."""
+        size = image.new_tensor([image.shape[-1], image.shape[-2]]) * self.stride
+        places = _ring(boxes, self.stride)
+        # NaN compares false: without a box no place lies on the image.
+        known = ((places >= 0) & (places < size)).all(dim=-1, keepdim=True)
+        places = places.nan_to_num()
+        under = self.ring_feature(_sample(image, places, self.stride))
+        tokens = self._encode(places + shift[:, None]) + under + self.ring_embed.weight
+        return torch.where(known, tokens, self.not_a_point_embed.weight)
+
     def _coverage(self, boxes: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, P, h) and (B, P, w): the fraction of each row and column of tokens in the box."""
         h, w = image.shape[-2:]
@@ -108,12 +127,33 @@ class GuidedPromptEncoder(PromptEncoder):
         h, w = image.shape[-2:]
         rows, columns = self._coverage(boxes.nan_to_num(), image)
         box = (rows[..., None] * columns[..., None, :]).flatten(0, 1)
+        bulge = box * _bulge(boxes.nan_to_num() / self.stride, (h, w))
         discs = [
             _discs(points, labels == kind, radius, self.stride, (h, w))
             for kind in (BACKGROUND, FOREGROUND)
             for radius in POINT_RADII
         ]
-        return torch.stack([box, *discs], dim=1).to(image.dtype)
+        return torch.stack([box, bulge, *discs], dim=-1).to(image.dtype).permute(0, 3, 1, 2)
+
+
+def _ring(boxes: Tensor, stride: int) -> Tensor:
+    """Pixels x, y (P, 8, 2) just outside of boxes (P, 4)."""
+    start, stop = boxes[:, :2], boxes[:, 2:]
+    margin = RING_SHARE * (stop - start) + RING_TOKENS * stride
+    share = boxes.new_tensor(RING)
+    wide = stop - start + 2 * margin
+    return (start - margin)[:, None] + share * wide[:, None]
+
+
+def _bulge(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(P, h, w): 1 in the middle of a box, 0 on its inscribed ellipse, -1 and no less beyond."""
+    h, w = size
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).clamp_min(1) / 2
+    x = torch.arange(w, device=boxes.device) + 0.5
+    y = torch.arange(h, device=boxes.device) + 0.5
+    across = ((x - middle[:, :1]) / half[:, :1]) ** 2
+    down = ((y - middle[:, 1:]) / half[:, 1:]) ** 2
+    return (1 - across[:, None] - down[..., None]).clamp_min(-1)
 
 
 def _sample(image: Tensor, points: Tensor, stride: int) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from samplat.model.common import MLP, LayerNorm2d
+from samplat.model.common import MLP, AttentionBlock, LayerNorm2d
 from samplat.model.transformer import TwoWayTransformer
 
 
@@ -53,11 +54,17 @@ class MaskDecoder(nn.Module):
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
-        image, pe = _per_prompt(features[0], len(sparse)), _per_prompt(image_pe, len(sparse))
-        hidden, keys = self.transformer(image + dense, pe, tokens)
+        # One dtype for everything of the image's size: under autocast, sums of two would be fp32.
+        dtype = features[0].dtype
+        image = _per_prompt(features[0], len(sparse)) + dense.to(dtype)
+        pe = _per_prompt(image_pe.to(dtype), len(sparse))
+        hidden, keys = self.transformer(self._spread(image), pe, tokens)
         keys = keys.transpose(1, 2).reshape(dense.shape)
         masks = self._masks(hidden[:, 1 : 1 + self.mask_count], keys, features[1:])
         return masks, self.iou_prediction_head(hidden[:, 0])
+
+    def _spread(self, prompted: Tensor) -> Tensor:
+        return prompted
 
     def _masks(self, tokens: Tensor, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
         upscaled = self._upscale(keys, fine)
@@ -72,10 +79,12 @@ class MaskDecoder(nn.Module):
 
 
 class FineMaskDecoder(MaskDecoder):
-    """A mask decoder that adds the encoder's finer features while it upscales.
+    """A mask decoder that spreads prompts over the picture and adds finer features.
 
-    Edges come from features at the mask's own resolution (as in HQ-SAM and SAM 2) instead of
-    having to fit into the embedding, which can then be narrow.
+    Before and after the two-way transformer, image cells attend to each other for each prompt: the
+    paper's image cells only meet through the few prompt tokens. Edges come from features at the
+    mask's own resolution (as in HQ-SAM and SAM 2) instead of having to fit into the embedding,
+    which can then be narrow.
 
     Args:
         fine_channels: channels of the encoder's features at twice the embedding's resolution.
@@ -90,6 +99,8 @@ class FineMaskDecoder(MaskDecoder):
         multimask_outputs: int = 3,
     ) -> None:
         super().__init__(transformer=transformer, dim=dim, multimask_outputs=multimask_outputs)
+        self.spread = CoarseAttention(dim)
+        self.settle = CoarseAttention(dim)
         self.output_upscaling = nn.ConvTranspose2d(dim, fine_channels, 2, stride=2)  # type: ignore[assignment]
         self.fine_norm = LayerNorm2d(fine_channels)
         self.fine_mix = nn.Conv2d(fine_channels, fine_channels, 1)
@@ -97,14 +108,34 @@ class FineMaskDecoder(MaskDecoder):
             MLP(dim, dim, fine_channels, 3) for _ in range(self.mask_count)
         )
 
+    def _spread(self, prompted: Tensor) -> Tensor:
+        spread: Tensor = self.spread(prompted)
+        return spread
+
     def _upscale(self, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
-        merged = self.output_upscaling(keys) + _per_prompt(fine[0], len(keys))
-        mixed: Tensor = self.fine_mix(nn.functional.gelu(self.fine_norm(merged)))
+        merged = self.output_upscaling(self.settle(keys)) + _per_prompt(fine[0], len(keys))
+        mixed: Tensor = self.fine_mix(F.gelu(self.fine_norm(merged)))
         return mixed
+
+
+class CoarseAttention(nn.Module):
+    """Attention among the cells of (B, C, H, W) at a quarter of the resolution, added to it."""
+
+    def __init__(self, channels: int, heads: int = 4) -> None:
+        super().__init__()
+        self.block = AttentionBlock(channels, heads)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        coarse = self.out(self.block(F.avg_pool2d(x, 4)))
+        return x + F.interpolate(coarse, size=x.shape[-2:], mode="bilinear")
 
 
 def _per_prompt(x: Tensor, prompts: int) -> Tensor:
     """(B, ...) as (prompts, ...): each image's entry once for each of its prompts."""
     if len(x) == 1:
         return x.expand(prompts, *x.shape[1:])
-    return x.repeat_interleave(prompts // len(x), dim=0)
+    # Channels last throughout: rows of tokens and pixels are then the same memory.
+    rows = x.permute(0, 2, 3, 1).repeat_interleave(prompts // len(x), dim=0)
+    return rows.permute(0, 3, 1, 2)
