@@ -18,6 +18,8 @@ from samplat.errors import InputError
 from samplat.pixels import as_uint8
 from samplat.prompts import Prompts
 
+REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Precisions other than full, and the type that they compute in."""
 CPU_CHUNK, GPU_CHUNK = 4, 64
 """Prompts decoded at once: on a CPU, few enough for their image tokens to stay in the cache."""
 
@@ -121,7 +123,8 @@ def decode(model: Model, embedding: Embedding, prompts: Prompts) -> tuple[Tensor
     masks = _tensor(placed.masks, device)
     with torch.inference_mode(), autocast(model):
         logits, iou = model.sam.decode(
-            tuple(f.to(device) for f in embedding.features),
+            # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
+            tuple(f.to(device, compute_dtype(model)) for f in embedding.features),
             points=points,
             labels=labels,
             boxes=boxes,
@@ -179,9 +182,14 @@ def resize_longest_side(pixels: NDArray[np.uint8], size: int) -> Tensor:
     return F.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=True)
 
 
+def compute_dtype(model: Model) -> torch.dtype:
+    """What the network's activations are."""
+    return REDUCED.get(model.precision, torch.float32)
+
+
 def autocast(model: Model) -> AbstractContextManager[None]:
     """The precision that the model runs at."""
-    reduced = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(model.precision)
+    reduced = REDUCED.get(model.precision)
     return torch.autocast(model.device.type, dtype=reduced, enabled=reduced is not None)
 
 

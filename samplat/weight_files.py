@@ -76,7 +76,11 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, metadata=dict(metadata))
+        # safetensors lets the owner alone read; models are for everyone whom the umask allows.
+        temporary.chmod(mode)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

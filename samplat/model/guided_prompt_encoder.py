@@ -108,8 +108,8 @@ class GuidedPromptEncoder(PromptEncoder):
 
     def _ring_tokens(self, image: Tensor, boxes: Tensor, shift: Tensor) -> Tensor:
         """(B · P, 8, C): places around the box; padding without a box and off the image."""
-        size = image.new_tensor([image.shape[-1], image.shape[-2]]) * self.stride
         places = _ring(boxes, self.stride)
+        size = places.new_tensor([image.shape[-1], image.shape[-2]]) * self.stride
         # NaN compares false: without a box no place lies on the image.
         known = ((places >= 0) & (places < size)).all(dim=-1, keepdim=True)
         places = places.nan_to_num()

@@ -514,3 +514,13 @@ def test_published_digest_needs_no_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_importing_takes_no_torch() -> None:
     code = "import samplat.checkpoints as c, sys; c.registry(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_saved_models_are_readable_by_whom_the_umask_allows(tiny: Sam, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    before = os.umask(0o027)
+    try:
+        save_model(tiny, path, name="tiny", architecture="conv")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
