@@ -18,7 +18,14 @@ from samplat.errors import (
 
 _HOME = {
     "automatic": ("GridParameters", "generate_masks"),
-    "checkpoints": ("Model", "ModelSpec", "load_model", "save_model"),
+    "checkpoints": (
+        "Model",
+        "ModelSpec",
+        "check_new_name",
+        "install_model",
+        "load_model",
+        "save_model",
+    ),
     "embedding": ("Embedding", "EmbeddingKey"),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
@@ -70,10 +77,12 @@ __all__ = [
     "Tile",
     "TileGrid",
     "Window",
+    "check_new_name",
     "choose_progress",
     "embed",
     "generate_masks",
     "hookimpl",
+    "install_model",
     "load_model",
     "mask_set",
     "plan",
@@ -97,7 +106,14 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from samplat.automatic import GridParameters, generate_masks
-    from samplat.checkpoints import Model, ModelSpec, load_model, save_model
+    from samplat.checkpoints import (
+        Model,
+        ModelSpec,
+        check_new_name,
+        install_model,
+        load_model,
+        save_model,
+    )
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @hookimpl
 def register_models(register: Callable[[ModelSpec], None]) -> None:
     """The bundled model and the published ones."""
-    from samplat.checkpoints import registry
+    from samplat.checkpoints import shipped_models
 
-    for spec in registry().values():
+    for spec in shipped_models().values():
         register(spec)
 
 

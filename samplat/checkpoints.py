@@ -12,7 +12,7 @@ import hashlib
 import importlib.resources
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from samplat import downloads
 from samplat.dialects import check_complete, fit_positions, recognise, to_official
 from samplat.errors import CheckpointError, InputError
-from samplat.weight_files import read_head, read_weights, write_weights
+from samplat.user_models import model_file, model_files
+from samplat.weight_files import read_head, read_metadata, read_weights, write_weights
 
 if TYPE_CHECKING:
     import torch
@@ -80,8 +81,40 @@ class Model:
 
 
 def registry() -> dict[str, ModelSpec]:
-    """The models that samplat knows without plugins, by name."""
+    """The models that samplat knows without plugins, by name: shipped, published, the user's."""
+    return user_models() | shipped_models()
+
+
+def shipped_models() -> dict[str, ModelSpec]:
+    """The bundled and the published models, by name."""
     return {spec.name: spec for spec in (_bundled(), *_PUBLISHED)}
+
+
+def user_models() -> dict[str, ModelSpec]:
+    """What `install_model` left, by name, as the folder is now."""
+    found = (_user_spec(name, path) for name, path in model_files().items())
+    return {spec.name: spec for spec in found if spec is not None}
+
+
+class KnownModels(Mapping[str, "ModelSpec"]):
+    """Registered models, with those of the user as they are at the moment of asking.
+
+    Args:
+        registered: models by name; the user's never take their place.
+    """
+
+    def __init__(self, registered: Mapping[str, ModelSpec]) -> None:
+        self.registered = registered
+
+    def __getitem__(self, name: str) -> ModelSpec:
+        found = self.registered.get(name)
+        return user_models()[name] if found is None else found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.registered, **user_models()})
+
+    def __len__(self) -> int:
+        return len({**self.registered, **user_models()})
 
 
 def load_model(
@@ -155,6 +188,68 @@ def save_model(
     state = {n: narrow.get(n, t).detach().cpu().contiguous() for n, t in sam.state_dict().items()}
     facts = {"name": name, "architecture": architecture, "image_size": str(sam.image_size)}
     write_weights(Path(path), state, {**(metadata or {}), **facts, "format": FORMAT})
+
+
+def install_model(
+    sam: Sam,
+    *,
+    name: str,
+    architecture: str,
+    metadata: Mapping[str, str] | None = None,
+    replace: bool = False,
+) -> Path:
+    """Save a network where `load_model`, `--model` and jobs find it by its name.
+
+    Args:
+        sam: the network.
+        name: the model's name; not one that samplat comes with.
+        architecture: key of `samplat.model.sam.BUILDERS`.
+        metadata: as in `save_model`.
+        replace: overwrite a model of this name.
+
+    Returns:
+        the file.
+
+    Raises:
+        CheckpointError: the name is taken or unusable, or the file cannot be written.
+    """
+    path = check_new_name(name, replace=replace)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot make {path.parent}: {error.strerror}") from error
+    save_model(sam, path, name=name, architecture=architecture, metadata=metadata)
+    return path
+
+
+def check_new_name(name: str, *, replace: bool = False) -> Path:
+    """Where `install_model` would write a model of this name.
+
+    Raises:
+        CheckpointError: the name is taken or unusable.
+    """
+    path = model_file(name)
+    if name in shipped_models():
+        raise CheckpointError(f"{name} is a model that samplat comes with; choose another name")
+    if path.exists() and not replace:
+        raise CheckpointError(f"there is a model called {name} already: {path}; replace it or not")
+    return path
+
+
+def _user_spec(name: str, path: Path) -> ModelSpec | None:
+    """What a file of the user's says of itself; None where it is no model of ours."""
+    try:
+        facts = read_metadata(path)
+        return ModelSpec(
+            name=name,
+            architecture=facts["architecture"],
+            image_size=int(facts["image_size"]),
+            licence=facts.get("licence", "not stated"),
+            description=facts.get("description", "your own"),
+            path=path,
+        )
+    except (CheckpointError, KeyError, ValueError):
+        return None
 
 
 def download(

@@ -167,8 +167,10 @@ class Registry:
         return self.found[kind][name]
 
     def models(self) -> Mapping[str, ModelSpec]:
-        """All registered models."""
-        return self.found["models"]
+        """All registered models, and those that the user installed, at any later time too."""
+        from samplat.checkpoints import KnownModels
+
+        return KnownModels(self.found["models"])
 
     def rescaler(self, name: str) -> Rescaler:
         """The rescaler of this name."""

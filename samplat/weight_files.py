@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
@@ -18,6 +19,8 @@ from samplat.files import TEMPORARY, sync_directory
 if TYPE_CHECKING:
     from torch import Tensor
 
+HEADER_LIMIT = 100_000_000
+"""Largest header of a safetensors file, in bytes, as in its format specification."""
 SAFE_TORCH = (2, 10)
 """First release whose `weights_only` unpickler has no known hole (CVE-2026-24747)."""
 
@@ -63,6 +66,21 @@ def read_head(path: Path) -> bytes:
             return file.read(16)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without its tensors.
+
+    Raises:
+        CheckpointError: it is no safetensors file, or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= HEADER_LIMIT else {}
+        return {str(k): str(v) for k, v in header["__metadata__"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} has no safetensors metadata: {error}") from error
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -25,6 +25,8 @@ RING = ((0.25, 0), (0.75, 0), (0.25, 1), (0.75, 1), (0, 0.25), (0, 0.75), (1, 0.
 class GuidedPromptEncoder(PromptEncoder):
     """Points and boxes as tokens with the features under them, and as maps on the embedding."""
 
+    guided = True
+
     def __init__(
         self,
         *,

@@ -23,6 +23,10 @@ class PromptEncoder(nn.Module):
         mask_channels: hidden channels of the mask's convolutions.
     """
 
+    guided = False
+    """True: it looks at the image, rows of one call may be of different kinds, and a crop of the
+    model's input can be told its place in it."""
+
     def __init__(
         self,
         *,
