@@ -1,16 +1,10 @@
-"""From folders of labelled pictures to batches of crops with prompted objects.
-
-A folder holds `images/` and `labels/` with the same file stems: PNG, TIFF or JPEG pictures with
-label images, or `.npy` arrays as `samplat train scenes` writes them (labels (L, H, W): one flat
-partition per level of nesting). 0 is background.
-"""
+"""From labelled pictures to batches of crops with prompted objects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +16,20 @@ from torch.utils.data import Dataset
 
 from samplat import InputError
 from samplat_train.augment import recoloured, turned
+from samplat_train.data.pictures import Picture, PictureSource
 from samplat_train.recipe import Recipe
 
 DENSE_STRIDE = 4
 MIN_AREA, MAX_SHARE = 24, 0.8
 """Objects prompted: at least this many pixels of the crop, at most this share of it."""
+FIT_ZOOMS = (0.5, 1.25)
+"""Range of a fitting window's side, relative to what a model sees of the picture in use."""
+PADDING_COLOUR = (124, 116, 104)
+"""What becomes 0 when a model normalises it: the padding that it sees in use."""
+TRIES = 1000
+"""Crops without an object in a row after which the sources are taken to have none."""
+CACHE_BYTES = 2**30
+"""Decoded pictures that a process keeps. Those of `.npy` files stay on disk, but count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,73 +53,46 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureFolder:
-    """The labelled pictures of one folder, in order of name."""
+class Share:
+    """A source of pictures, and how much of the training it gets."""
 
-    pairs: tuple[tuple[Path, Path], ...]
-    """Image and label file of each picture."""
+    source: PictureSource
+    """The pictures."""
     weight: float = 1.0
-    """Share of the crops that this folder gets, relative to the other folders'."""
+    """Share of the crops that come from it, relative to the other sources'; > 0."""
 
-    @classmethod
-    def open(cls, path: Path, weight: float = 1.0) -> PictureFolder:
-        """Pair the files of a folder.
-
-        Raises:
-            InputError: no `images/`, no labels, or an image without labels.
-        """
-        images = sorted(p for p in (path / "images").glob("**/*") if p.is_file())
-        folders = sorted(p for p in path.glob("labels*") if p.is_dir() and "semantic" not in p.name)
-        if not images or not folders:
-            raise InputError(f"{path}: expected images/ and labels/ with files of the same names")
-        labels = {p.relative_to(folders[0]).with_suffix(""): p for p in folders[0].glob("**/*")}
-        names = [p.relative_to(path / "images").with_suffix("") for p in images]
-        if missing := [str(n) for n in names if n not in labels]:
-            raise InputError(f"{path}: no labels for {len(missing)} images, first {missing[0]}")
-        pairs = ((p, labels[n]) for p, n in zip(images, names, strict=True))
-        return cls(pairs=tuple(pairs), weight=weight)
-
-
-@lru_cache(maxsize=512)
-def read_picture(image_path: Path, label_path: Path) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """One picture (H, W, 3) uint8 and its labels (L, H, W) integer.
-
-    Raises:
-        InputError: a file cannot be read, or the two differ in size.
-    """
-    image, labels = _read(image_path), _read(label_path)
-    image = np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image[..., :3]
-    labels = labels[None] if labels.ndim == 2 else labels
-    if image.shape[:2] != labels.shape[1:]:
-        raise InputError(
-            f"{label_path}: labels of {labels.shape[1:]} for an image of {image.shape[:2]}"
-        )
-    return image, labels
-
-
-def _read(path: Path) -> NDArray[Any]:
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-        with Image.open(path) as opened:
-            return np.asarray(opened)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a picture or labels: {error}") from error
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise InputError(f"{self.source.name}: the weight must be > 0, got {self.weight}")
 
 
 class CropBatches(Dataset[Batch]):
-    """Batch `step` of a run: the same for the same recipe and folders, whatever came before."""
+    """Batch `step` of a run: the same for the same recipe and sources, whatever came before.
 
-    def __init__(self, folders: Sequence[PictureFolder], recipe: Recipe) -> None:
-        self.folders = folders
+    Args:
+        shares: where the pictures come from.
+        recipe: size and number of crops.
+        cache_bytes: decoded pictures to keep in memory, by process.
+    """
+
+    def __init__(
+        self, shares: Sequence[Share], recipe: Recipe, *, cache_bytes: int = CACHE_BYTES
+    ) -> None:
+        self.shares = tuple(shares)
         self.recipe = recipe
-        total = sum(f.weight for f in folders)
-        self.shares = [f.weight / total for f in folders]
+        total = sum(s.weight for s in shares)
+        self.odds = [s.weight / total for s in shares]
+        self.cache = PictureCache(cache_bytes)
 
     def __len__(self) -> int:
-        return self.recipe.steps
+        return self.recipe.steps * self.recipe.accumulate
 
     def __getitem__(self, step: int) -> Batch:
+        """Batch `step`.
+
+        Raises:
+            InputError: a picture cannot be used, or none has an object to prompt for.
+        """
         rng = np.random.default_rng((self.recipe.seed, step))
         crops = [self._crop(rng) for _ in range(self.recipe.images)]
         images, masks, labels = (np.stack(parts) for parts in zip(*crops, strict=True))
@@ -127,16 +103,83 @@ class CropBatches(Dataset[Batch]):
         )
 
     def _crop(self, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        while True:
-            folder = self.folders[rng.choice(len(self.folders), p=self.shares)]
-            image, labels = read_picture(*folder.pairs[rng.integers(len(folder.pairs))])
-            image, labels = cut(image, labels, self.recipe.crop, rng)
+        for _ in range(TRIES):
+            picture = self._picture(rng)
+            image, labels = self._cut(picture, rng)
             masks = choose_objects(labels, self.recipe.prompts, rng)
             if len(masks):
                 break
+        else:
+            names = ", ".join(s.source.name for s in self.shares)
+            raise InputError(
+                f"{names}: no object to learn from in {TRIES} crops; expected labels > 0 that "
+                f"cover at least {MIN_AREA} pixels and at most {MAX_SHARE:.0%} of a crop"
+            )
         colour = recoloured(image, rng)
         dense = labels[0, ::DENSE_STRIDE, ::DENSE_STRIDE].astype(np.int32)
         return np.ascontiguousarray(colour.transpose(2, 0, 1)), masks, dense
+
+    def _cut(
+        self, picture: Picture, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+        size = self.recipe.crop
+        if not self.recipe.fit:
+            return cut(picture.image, picture.labels, size, rng)
+        reach = max(picture.image.shape[:2]) * size / self.recipe.image_size
+        return cut_fitting(picture.image, picture.labels, size, reach, rng)
+
+    def _picture(self, rng: np.random.Generator) -> Picture:
+        number = int(rng.choice(len(self.shares), p=self.odds))
+        source = self.shares[number].source
+        i = int(rng.integers(len(source)))
+        return self.cache.get((number, i), lambda: with_small_ids(source.read(i)))
+
+
+class PictureCache:
+    """The pictures used last, as many as fit into `max_bytes`, and at least one.
+
+    A copy in another process starts empty.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._kept: OrderedDict[Hashable, Picture] = OrderedDict()
+
+    def __reduce__(self) -> tuple[type[PictureCache], tuple[int]]:
+        return PictureCache, (self.max_bytes,)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, key: Hashable, load: Callable[[], Picture]) -> Picture:
+        """The picture kept under a key; loaded, and kept, if there is none."""
+        if key not in self._kept:
+            self._keep(key, load())
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def _keep(self, key: Hashable, picture: Picture) -> None:
+        self._kept[key] = picture
+        self.bytes += _size(picture)
+        while self.bytes > self.max_bytes and len(self._kept) > 1:
+            _, oldest = self._kept.popitem(last=False)
+            self.bytes -= _size(oldest)
+
+
+def _size(picture: Picture) -> int:
+    return int(picture.image.nbytes + picture.labels.nbytes)
+
+
+def with_small_ids(picture: Picture) -> Picture:
+    """The same objects; ids beyond 65 535, which nothing here could count, become 1, 2, 3, ..."""
+    if picture.labels.dtype.itemsize <= 2 or picture.labels.max() < 2**16:
+        return picture
+    levels = [np.unique(level, return_inverse=True) for level in picture.labels]
+    # where a level has no 0, its least id must not become 0
+    dense = [inverse + (ids[0] != 0) for ids, inverse in levels]
+    labels = np.stack(dense).reshape(picture.labels.shape).astype(np.uint32)
+    return replace(picture, labels=labels)
 
 
 def cut(
@@ -153,6 +196,43 @@ def cut(
     rows = y + ((np.arange(size) + 0.5) * h / size).astype(int)
     columns = x + ((np.arange(size) + 0.5) * w / size).astype(int)
     return turned(pixels, np.asarray(labels[:, rows][:, :, columns]), rng)
+
+
+def cut_fitting(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    size: int,
+    reach: float,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """A random window at about the zoom at which a model sees the picture in use.
+
+    Proportions stay, and what lies beyond the picture is padded to the right and below, both as
+    `samplat.embed` does.
+
+    Args:
+        image: (H, W, 3).
+        labels: (L, H, W).
+        size: side of the result.
+        reach: pixels of the picture along its side at the zoom of use.
+        rng: source of randomness.
+    """
+    limit = np.array(labels.shape[1:])
+    side = max(32.0, reach * np.exp(rng.uniform(*np.log(FIT_ZOOMS))))
+    extent = np.minimum(limit, int(side))
+    start = np.clip(_anchor(labels, rng) - (extent * rng.random(2)).astype(int), 0, limit - extent)
+    (y, x), (h, w) = start, extent
+    window, inside = turned(image[y : y + h, x : x + w], labels[:, y : y + h, x : x + w], rng)
+    h, w = (max(1, min(size, round(n * size / side))) for n in inside.shape[1:])
+    pixels = np.empty((size, size, 3), np.uint8)
+    pixels[:] = PADDING_COLOUR
+    small = Image.fromarray(np.ascontiguousarray(window))
+    pixels[:h, :w] = np.asarray(small.resize((w, h), Image.Resampling.BILINEAR))
+    rows = ((np.arange(h) + 0.5) * inside.shape[1] / h).astype(int)
+    columns = ((np.arange(w) + 0.5) * inside.shape[2] / w).astype(int)
+    padded = np.zeros((len(labels), size, size), labels.dtype)
+    padded[:, :h, :w] = inside[:, rows][:, :, columns]
+    return pixels, padded
 
 
 def _anchor(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
