@@ -14,7 +14,13 @@ REQUIRES = ("skimage",)
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """Add `samplat train` and `samplat draw-scenes`."""
+    """Add `samplat train`, `finetune`, `pretrain`, `draw-scenes` and `engine`."""
     from samplat_train.commands import add_commands
+    from samplat_train.engine_commands import add_engine
+    from samplat_train.finetune_commands import add_commands as add_finetuning
+    from samplat_train.pretrain_commands import add_commands as add_pretraining
 
     add_commands(app)
+    add_finetuning(app)
+    add_pretraining(app)
+    add_engine(app)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from samplat import InputError
 
 if TYPE_CHECKING:
-    from samplat_train.recipe import Recipe
-    from samplat_train.samples import PictureFolder
-    from samplat_train.trainer import StepReport
+    from samplat_train.samples import Share
+    from samplat_train.trainer import StepReport, TrainingState
 
 REPORT_EVERY = 20
 
@@ -49,80 +48,73 @@ def draw_scenes(
 def train(
     data: Annotated[
         list[str],
-        typer.Argument(help="Folders with images/ and labels/; FOLDER=WEIGHT sets its share."),
+        typer.Argument(
+            help="Labelled pictures: a folder (images/ and labels/, SA-1B, a job's), COCO .json, "
+            "or RASTER+VECTOR; DATA=WEIGHT sets its share."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Weights (.safetensors).")],
     run_dir: Annotated[Path, typer.Option(help="Checkpoints and log; a run there is resumed.")],
     recipe: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE of the recipe; may be repeated.")
     ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Begin with the paper's recipe.")] = False,
     start_from: Annotated[
-        Path | None, typer.Option(help="checkpoint.pt of another run to start from.")
+        Path | None,
+        typer.Option(help="checkpoint.pt, model or pretrained encoder to start from."),
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = "",
     name: Annotated[str, typer.Option(help="Name of the model, kept in the file.")] = "my-model",
 ) -> None:
     """Train a promptable model on labelled pictures, or resume the run in --run-dir."""
     from samplat import save_model
+    from samplat_train.changes import changed
+    from samplat_train.recipe import PAPER, Recipe
     from samplat_train.samples import CropBatches
+    from samplat_train.sheets import draw_sheet
     from samplat_train.trainer import train as run_training
 
     if output.suffix != ".safetensors":
         raise InputError(f"weights are written as .safetensors, got {output}")
-    settings = parse_recipe(recipe or [])
-    batches = CropBatches([parse_folder(text) for text in data], settings)
-    sam = run_training(settings, batches, run_dir, on_step=_report, start_from=start_from)
+    settings = changed(Recipe(**PAPER) if paper else Recipe(), recipe or [])
+    batches = CropBatches([parse_source(text) for text in data], settings)
+
+    def draw(state: TrainingState) -> None:
+        batch = batches[state.step].to(next(state.model.parameters()).device)
+        draw_sheet(state.average.eval(), settings, batch, run_dir / f"step{state.step:06}.png")
+
+    sam = run_training(
+        settings,
+        batches,
+        run_dir,
+        on_step=_report,
+        on_save=draw,
+        start_from=start_from,
+        device=device,
+    )
     save_model(sam, output, name=name, architecture=settings.architecture, metadata={})
     typer.echo(f"wrote {output}")
 
 
-def parse_folder(text: str) -> PictureFolder:
-    """FOLDER or FOLDER=WEIGHT.
+def parse_source(text: str) -> Share:
+    """DATA or DATA=WEIGHT, where DATA is what `open_source` opens.
 
     Raises:
-        InputError: the weight is no positive number, or the folder is unusable.
+        InputError: the weight is no positive number, or the data are unusable.
     """
-    from samplat_train.samples import PictureFolder
+    from samplat_train.data.opening import open_source
+    from samplat_train.samples import Share
 
-    path, _, weight = text.partition("=")
+    path, sign, weight = text.rpartition("=")
+    if not sign or Path(text).exists():
+        return Share(source=open_source(text))
     try:
-        share = float(weight or 1)
+        share = float(weight)
     except ValueError:
         share = -1.0
-    if share <= 0:
-        raise InputError(f"expected FOLDER=WEIGHT with a positive weight, got {text}")
-    return PictureFolder.open(Path(path), share)
-
-
-def parse_recipe(changes: list[str]) -> Recipe:
-    """A recipe with NAME=VALUE changes.
-
-    Raises:
-        InputError: an unknown name, or a value of another type.
-    """
-    from samplat_train.recipe import Recipe
-
-    plain = Recipe()
-    known = vars(plain)
-    values: dict[str, Any] = {}
-    for change in changes:
-        name, _, value = change.partition("=")
-        if name not in known:
-            raise InputError(f"unknown recipe entry {name!r}; known are {', '.join(known)}")
-        try:
-            values[name] = _parse(value, type(known[name]))
-        except ValueError as error:
-            kind = type(known[name]).__name__
-            raise InputError(f"recipe entry {name} must be {kind}, got {value!r}") from error
-    return Recipe(**values)
-
-
-def _parse(value: str, kind: type) -> object:
-    if kind is bool:
-        if value.lower() not in ("true", "false"):
-            raise ValueError(value)
-        return value.lower() == "true"
-    parsed: object = kind(value)
-    return parsed
+    if not 0 < share < float("inf"):
+        raise InputError(f"expected DATA=WEIGHT with a positive weight, got {text}")
+    return Share(source=open_source(path), weight=share)
 
 
 def _report(report: StepReport) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from samplat import InputError
+
+COUNTS = ("corrections", "refinements", "late_corrections", "late_refinements")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,24 +20,39 @@ class Recipe:
     """Side of the model's input in pixels."""
     crop: int = 256
     """Side of a training crop in pixels; it lies at a random place of the model's input."""
+    fit: bool = False
+    """True: crops show pictures at about the zoom at which the model sees them in use, whole ones
+    with their proportions; for fine-tuning. False: at any zoom."""
     steps: int = 4000
     """Optimiser steps."""
     images: int = 16
     """Crops per step."""
     prompts: int = 4
     """Prompted objects per crop."""
-    rounds: int = 1
-    """Rounds of prompting at the start: 1 is the first prompt alone. The paper ends at 11."""
-    late_rounds: int = 3
-    """Rounds of prompting once `late_from` of the steps are done."""
+    accumulate: int = 1
+    """Batches whose gradients are summed for one optimiser step."""
+    corrections: int = 0
+    """Rounds after the first with a point out of the error region (paper: 8)."""
+    refinements: int = 0
+    """Rounds with the previous logits and nothing else (paper: 2, one of them last)."""
     late_from: float = 0.6
-    """Fraction of the steps after which `late_rounds` and `late_balanced_weight` hold."""
+    """Fraction of the steps after which the values called late hold."""
+    late_corrections: int = 1
+    """`corrections` from `late_from` on."""
+    late_refinements: int = 0
+    """`refinements` from `late_from` on."""
     learning_rate: float = 1e-3
     """Peak of the schedule (paper: 8e-4 for batches of 256)."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the rate falls; "steps" is the paper's."""
+    layer_decay: float = 1.0
+    """Factor of the rate from each layer of the image encoder to the one below (paper: 0.8)."""
     warmup: int = 150
     """Steps of linear warm-up (paper: 250)."""
     weight_decay: float = 0.05
     """Of AdamW (paper: 0.1)."""
+    later_weight: float = 0.5
+    """Of the losses of each round after the first (paper: 1)."""
     focal_weight: float = 20.0
     """Of the focal loss (paper: 20)."""
     dice_weight: float = 1.0
@@ -50,6 +68,8 @@ class Recipe:
     """Of the dense auxiliary loss: foreground, boundary and offset to the object's centre."""
     box_share: float = 0.4
     """Share of first prompts that are boxes; the others are points."""
+    freeze_statistics: bool = False
+    """True: batch normalisation keeps the statistics that it has; for fine-tuning."""
     ema: float = 0.998
     """Decay of the moving average of weights, which is what is saved."""
     bf16: bool = True
@@ -65,6 +85,40 @@ class Recipe:
             )
         if self.loss_stride not in (1, 2, 4):
             raise InputError(f"loss_stride must be 1, 2 or 4, got {self.loss_stride}")
-        for name in ("steps", "images", "prompts", "rounds", "late_rounds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.crop != self.image_size and self.architecture != "conv":
+            raise InputError(
+                f"{self.architecture} sees whole inputs only: set crop to image_size "
+                f"{self.image_size}, got {self.crop}"
+            )
+        if self.schedule not in ("cosine", "steps"):
+            raise InputError(f"schedule must be cosine or steps, got {self.schedule!r}")
+        least = dict.fromkeys(("steps", "images", "prompts", "accumulate"), 1)
+        least |= dict.fromkeys(COUNTS, 0)
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise InputError(f"{name} must be >= {value}, got {getattr(self, name)}")
+
+
+PAPER: dict[str, Any] = {
+    "architecture": "vit_h",
+    "image_size": 1024,
+    "crop": 1024,
+    "steps": 90_000,
+    "images": 4,
+    "accumulate": 64,
+    "prompts": 64,
+    "corrections": 8,
+    "refinements": 2,
+    "late_from": 1.0,
+    "learning_rate": 8e-4,
+    "schedule": "steps",
+    "layer_decay": 0.8,
+    "warmup": 250,
+    "weight_decay": 0.1,
+    "balanced_weight": 0.0,
+    "dense_weight": 0.0,
+    "later_weight": 1.0,
+    "box_share": 0.5,
+    "ema": 0.0,
+}
+"""Appendix A of the paper, "Training details", as changes to a plain recipe."""

@@ -1,13 +1,16 @@
-"""The training loop: prompts, rounds, losses, moving average, checkpoints, exact resume."""
+"""The training loop: gradients of all rounds, moving average, checkpoints, exact resume."""
 
 from __future__ import annotations
 
-import csv
+import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,10 +18,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from samplat import BUILDERS, InputError, Sam, SamplatError
-from samplat_train import clicks, losses
+from samplat import BUILDERS, InputError, Sam, SamplatError, load_model
+from samplat_train import losses
+from samplat_train.logs import RunLog
+from samplat_train.optimizer import make_optimizer, set_rate
 from samplat_train.recipe import Recipe
+from samplat_train.rounds import PromptRounds
 from samplat_train.samples import Batch, CropBatches
+from samplat_train.transplant import initialise_encoder, is_encoder_file
+
+UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, ValueError, UnpicklingError)
+"""What reading a file that is no checkpoint of a network raises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,24 @@ class TrainingState:
     dense_head: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
+    best: float = -math.inf
+    """The best score of a validation so far."""
+    stale: int = 0
+    """Validations since then."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """The average's weights at that time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Stops a run that no longer gets better."""
+
+    score: Callable[[Sam], float]
+    """Larger is better; called with the averaged model."""
+    every: int
+    """Steps between two validations."""
+    patience: int
+    """Validations without a better score after which the run ends; its best weights are kept."""
 
 
 def train(
@@ -55,8 +83,11 @@ def train(
     run_dir: Path,
     *,
     on_step: Callable[[StepReport], None] = lambda report: None,
+    on_save: Callable[[TrainingState], None] = lambda state: None,
     save_every: int = 200,
     start_from: Path | None = None,
+    model: Sam | None = None,
+    validation: Validation | None = None,
     device: str = "",
 ) -> Sam:
     """Train, or resume the run in `run_dir`, and return the averaged model.
@@ -64,217 +95,223 @@ def train(
     Args:
         recipe: every number of the run.
         batches: its data.
-        run_dir: where the checkpoint and the log are kept.
+        run_dir: where the checkpoint is kept.
         on_step: told about every step.
+        on_save: told about every checkpoint.
         save_every: steps between checkpoints; the last step always gets one.
-        start_from: a checkpoint of another run whose weights to begin with.
+        start_from: what to begin with: a checkpoint of another run, a model's .safetensors, or an
+            encoder that `samplat pretrain` wrote.
+        model: the network to train instead of a new one; what of it requires gradients learns.
+        validation: when to stop early.
         device: cpu, cuda, ...; empty takes a GPU if there is one. Crops and prompts are the same
             on every device.
 
     Raises:
         InputError: `run_dir` holds a run of another recipe.
-        SamplatError: the loss became NaN or infinite; the last good checkpoint is kept.
+        SamplatError: the loss became NaN or infinite, or the disk is full; the last good
+            checkpoint is kept.
     """
     torch.manual_seed(recipe.seed)
     run_dir.mkdir(parents=True, exist_ok=True)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    state = new_state(recipe, place)
+    state = new_state(recipe, place, model)
     if start_from:
-        saved = torch.load(start_from, map_location=place, weights_only=True)
-        state.model.load_state_dict(saved["model"])
-        state.average.load_state_dict(state.model.state_dict())
-    resume(state, recipe, run_dir / "checkpoint.pt")
-    for batch in _loader(batches, state.step):
-        report = train_step(state, recipe, batch.to(place))
-        on_step(report)
-        _log(run_dir / "log.csv", report)
-        if state.step % save_every == 0 or state.step == recipe.steps:
-            save(state, recipe, run_dir / "checkpoint.pt")
+        load_start(state, start_from)
+    checkpoint = run_dir / "checkpoint.pt"
+    resume(state, recipe, checkpoint)
+    with RunLog(run_dir, state.step) as log:
+        groups = _loader(batches, recipe, state.step)
+        while state.step < recipe.steps and not _is_over(state, validation):
+            group = [batch.to(place) for batch in next(groups)]
+            report = train_step(state, recipe, group)
+            log.add(report)
+            on_step(report)
+            _validate(state, validation, log)
+            ended = state.step == recipe.steps or _is_over(state, validation)
+            if ended or state.step % save_every == 0:
+                save(state, recipe, checkpoint)
+                on_save(state)
+    if state.best_weights:
+        state.average.load_state_dict(state.best_weights)
     return state.average.eval()
 
 
-def new_state(recipe: Recipe, device: torch.device | None = None) -> TrainingState:
-    """Random weights and an optimiser for a recipe."""
-    if recipe.architecture not in BUILDERS:
-        raise InputError(f"architecture must be one of {', '.join(BUILDERS)}")
-    model = BUILDERS[recipe.architecture](image_size=recipe.image_size)
-    average = BUILDERS[recipe.architecture](image_size=recipe.image_size)
-    average.load_state_dict(model.state_dict())
-    dense_head = nn.Conv2d(model.prompt_encoder.dim, 4, 1)
-    for module in (model, average, dense_head):
-        module.to(device)
-    parameters = [*model.parameters(), *dense_head.parameters()]
-    decayed = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay}
-    plain = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([decayed, plain], lr=recipe.learning_rate, betas=(0.9, 0.999))
+def new_state(
+    recipe: Recipe, device: torch.device | None = None, model: Sam | None = None
+) -> TrainingState:
+    """An optimiser for a network, by default one with random weights."""
+    if model is None:
+        if recipe.architecture not in BUILDERS:
+            raise InputError(f"architecture must be one of {', '.join(BUILDERS)}")
+        model = BUILDERS[recipe.architecture](image_size=recipe.image_size)
+    dense_head = nn.Conv2d(model.prompt_encoder.dim, 4, 1).to(device)
+    model = model.to(device)
+    optimizer = make_optimizer(recipe, [(model, ""), (dense_head, "dense_head.")])
+    average = copy.deepcopy(model).requires_grad_(False)
     return TrainingState(model=model, average=average, dense_head=dense_head, optimizer=optimizer)
 
 
-def train_step(state: TrainingState, recipe: Recipe, batch: Batch) -> StepReport:
-    """One optimiser step on one batch."""
+def load_start(state: TrainingState, path: Path) -> None:
+    """Begin with weights that there are: of a run's checkpoint, a model, or a pretrained encoder.
+
+    Raises:
+        InputError: the checkpoint is none, or of another architecture.
+        CheckpointError: the same of a file of weights.
+    """
+    if path.suffix == ".safetensors" and is_encoder_file(path):
+        initialise_encoder(state.model, path)
+    else:
+        _load_into(state.model, path)
+    state.average.load_state_dict(state.model.state_dict())
+
+
+def _load_into(model: Sam, path: Path) -> None:
+    device = next(model.parameters()).device
+    try:
+        if path.suffix == ".safetensors":
+            start = load_model(path, precision="fp32", image_size=model.image_size, device=device)
+            model.load_state_dict(start.sam.state_dict())
+        else:
+            saved = torch.load(path, map_location=device, weights_only=True)
+            model.load_state_dict(saved["model"])
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is no checkpoint of this architecture: {reason}") from error
+
+
+def train_step(state: TrainingState, recipe: Recipe, group: list[Batch]) -> StepReport:
+    """One optimiser step on `recipe.accumulate` batches."""
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + state.step)
-    _set_rate(state.optimizer, recipe, state.step)
-    state.model.train()
-    loss, figures = batch_loss(state, recipe, batch, generator)
-    value = float(loss.detach())
-    if not math.isfinite(value):
+    set_rate(state.optimizer, recipe, state.step)
+    set_mode(state.model, recipe)
+    state.optimizer.zero_grad(set_to_none=True)
+    parts = [_backward(state, recipe, batch, i, len(group)) for i, batch in enumerate(group)]
+    figures = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
+    if not math.isfinite(figures["loss"]):
         raise SamplatError(
-            f"the loss became {value} at step {state.step}; the last checkpoint is kept: "
+            f"the loss became {figures['loss']} at step {state.step}; the last checkpoint is kept: "
             "resume with a lower --learning-rate"
         )
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    learning = [p for g in state.optimizer.param_groups for p in g["params"]]
+    nn.utils.clip_grad_norm_(learning, 1.0)
     state.optimizer.step()
     state.step += 1
     _average(state, recipe)
-    seconds = time.perf_counter() - started
-    return StepReport(step=state.step, loss=value, seconds=seconds, **figures)
+    return StepReport(step=state.step, seconds=time.perf_counter() - started, **figures)
 
 
-def batch_loss(
-    state: TrainingState, recipe: Recipe, batch: Batch, generator: torch.Generator
-) -> tuple[Tensor, dict[str, float]]:
-    """Total loss of one batch and figures for the log."""
+def set_mode(model: Sam, recipe: Recipe) -> None:
+    """Training mode; normalisation whose statistics must not move stays in evaluation mode."""
+    model.train()
+    if recipe.freeze_statistics:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _backward(
+    state: TrainingState, recipe: Recipe, batch: Batch, part: int, parts: int
+) -> dict[str, float]:
+    """Add a batch's gradients; each round's are computed as soon as its loss is known.
+
+    The rounds share the features as a leaf, so that only one round's graph exists at a time: the
+    paper's eleven need no more memory than one.
+    """
+    seed = (recipe.seed * 1_000_003 + state.step) * parts + part
+    generator = torch.Generator().manual_seed(seed)
     late = state.step >= recipe.late_from * recipe.steps
-    masks = batch.masks.flatten(0, 1)
-    session = _Session(state.model, recipe, masks, generator, balanced=not late)
-    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bf16):
-        pixels = state.model.normalise(batch.images).to(memory_format=torch.channels_last)
-        features = state.model.image_encoder(pixels)
-        dense = state.dense_head(features[0])
-        session.place(features, len(batch.images))
-        total = sum(session.rounds(recipe.late_rounds if late else recipe.rounds))
-    aux = F.interpolate(dense.float(), size=batch.labels.shape[-2:], mode="bilinear")
-    loss = torch.as_tensor(total) + recipe.dense_weight * losses.dense_loss(aux, batch.labels)
-    return loss, session.figures
+    rounds = PromptRounds(state.model, recipe, batch.masks.flatten(0, 1), generator, late=late)
+    cast = torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bf16)
+    with cast:
+        features = encode(state.model, batch.images)
+        learns = features[0].requires_grad
+        leaves = tuple(f.detach().requires_grad_(learns) for f in features)
+        rounds.place(leaves, len(batch.images))
+    total = 0.0
+    for loss in _losses(state, recipe, batch, leaves, rounds, cast):
+        total += float(loss.detach())
+        (loss / parts).backward()  # type: ignore[no-untyped-call]
+    if learns:
+        torch.autograd.backward(features, [leaf.grad for leaf in leaves])
+    return {"loss": total, **rounds.figures}
 
 
-class _Session:
-    """Prompting rounds for all objects of a batch: points accumulate, logits feed back."""
-
-    def __init__(
-        self,
-        model: Sam,
-        recipe: Recipe,
-        masks: Tensor,
-        generator: torch.Generator,
-        *,
-        balanced: bool,
-    ) -> None:
-        self.model, self.recipe, self.generator = model, recipe, generator
-        weight = recipe.balanced_weight if balanced else recipe.late_balanced_weight
-        self.weights = {
-            "focal": recipe.focal_weight,
-            "dice": recipe.dice_weight,
-            "balanced": weight,
-        }
-        self.target = F.avg_pool2d(masks[:, None].float(), recipe.loss_stride)[:, 0] >= 0.5
-        self.figures: dict[str, float] = {}
-        self._first_prompts(masks)
-
-    def _first_prompts(self, masks: Tensor) -> None:
-        count = len(masks)
-        chance = torch.rand(2, count, generator=self.generator).to(masks.device)
-        boxed, noisy = chance[0] < self.recipe.box_share, chance[1, :, None] < 0.5
-        tight = clicks.boxes_of(masks)
-        boxes = torch.where(noisy, clicks.noisy_boxes(tight, self.generator), tight)
-        self.boxes = torch.where(boxed[:, None], boxes, torch.nan)
-        self.points = self._to_pixels(clicks.first_points(self.target, self.generator))[:, None]
-        self.labels = torch.where(boxed, -1.0, 1.0)[:, None]
-        self.logits: Tensor | None = None
-
-    def place(self, features: tuple[Tensor, ...], images: int) -> None:
-        """Take the features, and draw where in the model's input each crop lies."""
-        self.features = features
-        tokens = self.model.prompt_encoder.embedding_size
-        side = features[0].shape[-1]
-        stride = self.recipe.image_size // tokens
-        corner = torch.randint(0, tokens - side + 1, (images, 2), generator=self.generator)
-        grid = self.model.prompt_encoder.dense_pe()[0]
-        self.pe = torch.stack([grid[:, y : y + side, x : x + side] for x, y in corner.tolist()])
-        per_image = len(self.points) // images
-        origin = (corner * stride).float().repeat_interleave(per_image, dim=0)
-        self.origin = origin.to(self.points.device)
-
-    def rounds(self, count: int) -> Iterator[Tensor]:
-        """The loss of each round, after which the next prompt is placed."""
-        for i in range(count):
-            logits, predicted_iou = self._decode()
-            yield self._round_loss(logits, predicted_iou, first=i == 0) / (1 if i == 0 else 2)
-            if i + 1 < count:
-                self._correct(logits, predicted_iou, first=i == 0)
-
-    def _decode(self) -> tuple[Tensor, Tensor]:
-        encoder = self.model.prompt_encoder
-        sparse, dense = encoder(
-            self.features[0], self.points, self.labels, self.boxes, self.logits, self.origin
-        )
-        out: tuple[Tensor, Tensor] = self.model.mask_decoder(self.features, self.pe, sparse, dense)
-        return out
-
-    def _to_pixels(self, points: Tensor) -> Tensor:
-        """Centres of pixels at the loss's resolution as pixels of the crop."""
-        return (points + 0.5) * self.recipe.loss_stride - 0.5
-
-    def _round_loss(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> Tensor:
-        full = F.interpolate(logits.float(), size=self.target.shape[-2:], mode="bilinear")
-        target = self.target[:, None].float()
-        loss = losses.mask_loss(full, target, **self.weights)
-        iou = losses.mask_iou(full, target)
-        iou_error = (predicted_iou.float() - iou).square().mean(dim=1)
-        self._note(iou, predicted_iou, first=first)
-        single = loss[:, 0]
-        chosen = (loss[:, 1:].min(dim=1).values + single) if first else single
-        return (chosen + iou_error).mean()
-
-    def _note(self, iou: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
-        if first:
-            self.figures["iou"] = float(iou[:, 1:].amax(dim=1).mean())
-            self.figures["iou_error"] = float((predicted_iou.detach() - iou).abs().mean())
-        self.figures["last_iou"] = float(iou[:, 0].mean())
-
-    @torch.no_grad()
-    def _correct(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
-        """Feed back the mask that the model thinks best, and click into its error."""
-        best = (
-            predicted_iou[:, 1:].argmax(dim=1) + 1
-            if first
-            else torch.zeros_like(predicted_iou[:, 0]).long()
-        )
-        self.logits = (
-            logits[torch.arange(len(logits), device=logits.device), best][:, None].detach().float()
-        )
-        full = F.interpolate(self.logits, size=self.target.shape[-2:], mode="bilinear")[:, 0]
-        points, labels = clicks.corrective_points(full, self.target, self.generator)
-        self.points = torch.cat([self.points, self._to_pixels(points)[:, None]], dim=1)
-        self.labels = torch.cat([self.labels, labels[:, None]], dim=1)
+def encode(model: Sam, images: Tensor) -> tuple[Tensor, ...]:
+    """Features of crops (B, 3, S, S) uint8, with gradients only if the encoder learns."""
+    learns = any(p.requires_grad for p in model.image_encoder.parameters())
+    pixels = model.normalise(images).to(memory_format=torch.channels_last)
+    with nullcontext() if learns else torch.no_grad():
+        features: tuple[Tensor, ...] = model.image_encoder(pixels)
+    return features
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return recipe.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+def _losses(
+    state: TrainingState,
+    recipe: Recipe,
+    batch: Batch,
+    leaves: tuple[Tensor, ...],
+    rounds: PromptRounds,
+    cast: torch.autocast,
+) -> Iterator[Tensor]:
+    if recipe.dense_weight and leaves[0].requires_grad:
+        with cast:
+            dense = state.dense_head(leaves[0])
+            maps = F.interpolate(dense.float(), size=batch.labels.shape[-2:], mode="bilinear")
+            yield recipe.dense_weight * losses.dense_loss(maps, batch.labels)
+    each = iter(rounds)
+    for _ in range(1 + len(rounds.plan)):
+        with cast:
+            loss = next(each)
+        yield loss
+
+
+def _validate(state: TrainingState, validation: Validation | None, log: RunLog) -> None:
+    if validation is None or state.step % validation.every:
+        return
+    score = validation.score(copy.deepcopy(state.average).eval())
+    log.figure("validation/score", score, state.step)
+    if score > state.best:
+        weights = {k: v.detach().clone() for k, v in state.average.state_dict().items()}
+        state.best, state.stale, state.best_weights = score, 0, weights
+    else:
+        state.stale += 1
+
+
+def _is_over(state: TrainingState, validation: Validation | None) -> bool:
+    return validation is not None and state.stale >= validation.patience
 
 
 def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
-    """Write a checkpoint under a temporary name, then rename: a full disk leaves the last one."""
+    """Write a checkpoint under a temporary name, then rename: a full disk leaves the last one.
+
+    Raises:
+        SamplatError: it cannot be written.
+    """
     partial = path.with_suffix(".partial")
-    torch.save(
-        {
-            "model": state.model.state_dict(),
-            "average": state.average.state_dict(),
-            "dense_head": state.dense_head.state_dict(),
-            "optimizer": state.optimizer.state_dict(),
-            "step": state.step,
-            "recipe": asdict(recipe),
-        },
-        partial,
-    )
-    partial.replace(path)
+    content = {
+        "model": state.model.state_dict(),
+        "average": state.average.state_dict(),
+        "dense_head": state.dense_head.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "best": state.best,
+        "stale": state.stale,
+        "best_weights": state.best_weights,
+        "recipe": asdict(recipe),
+    }
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise SamplatError(
+            f"cannot write {path}: {reason}; the last checkpoint is kept: free space and run the "
+            "same command again"
+        ) from error
 
 
 def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
@@ -286,29 +323,36 @@ def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
     if not path.exists():
         return
     device = next(state.model.parameters()).device
-    saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged or no checkpoint; move it away to start the run anew"
+        ) from error
     mine = asdict(recipe)
     if differing := [k for k in mine if mine[k] != saved["recipe"].get(k)]:
         old = ", ".join(f"{k}={saved['recipe'].get(k)}" for k in differing)
         raise InputError(f"{path} is of a run with {old}; use that or another run directory")
     for name in ("model", "average", "dense_head", "optimizer"):
         getattr(state, name).load_state_dict(saved[name])
-    state.step = saved["step"]
+    for name in ("step", "best", "stale", "best_weights"):
+        setattr(state, name, saved[name])
 
 
-def _loader(batches: CropBatches, start: int) -> DataLoader[Batch]:
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=1,
-        prefetch_factor=6,
+def _loader(batches: CropBatches, recipe: Recipe, start: int) -> Iterator[list[Batch]]:
+    """The batches of each step to come."""
+    parts = recipe.accumulate
+    loader = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start * parts, recipe.steps * parts),
+            num_workers=1,
+            prefetch_factor=6,
+        )
     )
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(recipe, step)
+    for _ in range(start, recipe.steps):
+        yield [next(loader) for _ in range(parts)]
 
 
 @torch.no_grad()
@@ -317,12 +361,3 @@ def _average(state: TrainingState, recipe: Recipe) -> None:
     kept, new = state.average.state_dict(), state.model.state_dict()
     floats = [k for k in kept if kept[k].is_floating_point()]
     torch._foreach_lerp_([kept[k] for k in floats], [new[k] for k in floats], 1 - decay)
-
-
-def _log(path: Path, report: StepReport) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(asdict(report)))
-        if fresh:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.5g}" for k, v in asdict(report).items()})

@@ -5,7 +5,10 @@ import pytest
 
 import samplat
 from samplat import InputError, cli
-from samplat_train.commands import parse_folder, parse_recipe
+from samplat_train.changes import changed
+from samplat_train.commands import parse_source
+from samplat_train.data.sa1b import write_sa1b
+from samplat_train.recipe import Recipe
 from samplat_train.scene_store import write_scenes
 from samplat_train.scenes import draw_scene
 
@@ -49,8 +52,12 @@ def test_an_unknown_kind_is_refused(tmp_path, capsys):
 def test_train_writes_a_model_that_segments(scenes, tmp_path):
     weights = tmp_path / "mine.safetensors"
     options = [o for change in QUICK for o in ("--recipe", change)]
-    files = [scenes, "-o", weights, "--run-dir", tmp_path / "run"]
+    masks = np.zeros((1, 80, 90), bool)
+    masks[0, 20:60, 20:70] = True
+    write_sa1b(tmp_path / "more", "sa_1", np.zeros((80, 90, 3), np.uint8), masks)
+    files = [scenes, f"{tmp_path / 'more'}=0.5", "-o", weights, "--run-dir", tmp_path / "run"]
     assert run("train", *files, "--name", "mine", *options) == 0
+    assert (tmp_path / "run" / "step000002.png").exists()
     model = samplat.load_model(weights, precision="fp32")
     assert model.name == "mine"
     picture = np.load(scenes / "images" / "000000.npy")
@@ -61,9 +68,9 @@ def test_train_writes_a_model_that_segments(scenes, tmp_path):
 
 
 def test_recipes_are_parsed():
-    recipe = parse_recipe(["steps=7", "bf16=false", "learning_rate=1e-4", "architecture=vit_t"])
+    recipe = changed(Recipe(), ["steps=7", "bf16=false", "learning_rate=1e-4", "crop=512"])
     assert (recipe.steps, recipe.bf16, recipe.learning_rate) == (7, False, 1e-4)
-    assert recipe.architecture == "vit_t"
+    assert changed(Recipe(), ["architecture=vit_t", "crop=512"]).architecture == "vit_t"
 
 
 @pytest.mark.parametrize(
@@ -76,13 +83,21 @@ def test_recipes_are_parsed():
 )
 def test_recipes_that_are_none(change, message):
     with pytest.raises(InputError, match=message):
-        parse_recipe([change])
+        changed(Recipe(), [change])
 
 
-@pytest.mark.parametrize("text", ["{}=0", "{}=-1", "{}=much"])
-def test_weights_of_folders_are_positive(scenes, text):
+@pytest.mark.parametrize("text", ["{}=0", "{}=-1", "{}=much", "{}=inf", "{}="])
+def test_weights_of_sources_are_positive(scenes, text):
     with pytest.raises(InputError, match="positive weight"):
-        parse_folder(text.format(scenes))
+        parse_source(text.format(scenes))
+
+
+def test_a_weight_follows_the_last_equals_sign(scenes, tmp_path):
+    odd = tmp_path / "day=3"
+    odd.symlink_to(scenes, target_is_directory=True)
+    assert parse_source(str(odd)).weight == 1
+    assert parse_source(f"{odd}=2.5").weight == 2.5
+    assert parse_source(f"{odd}=2.5").source.name == str(odd)
 
 
 def test_other_suffixes_are_refused_before_training(scenes, tmp_path, capsys):

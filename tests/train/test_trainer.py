@@ -6,20 +6,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional as F
 
-from samplat import InputError, SamplatError
-from samplat_train.recipe import Recipe
-from samplat_train.samples import CropBatches, PictureFolder, read_picture
+from samplat import InputError, SamplatError, save_model
+from samplat_train import losses
+from samplat_train.data.folders import PictureFolder
+from samplat_train.optimizer import layer_depths, learning_rate, make_optimizer
+from samplat_train.recipe import PAPER, Recipe
+from samplat_train.rounds import PromptRounds, plan_rounds
+from samplat_train.samples import CropBatches, Share
+from samplat_train.sheets import draw_sheet
 from samplat_train.trainer import (
-    batch_loss,
-    learning_rate,
+    Validation,
+    _backward,
+    encode,
+    load_start,
     new_state,
+    save,
     train,
     train_step,
 )
 
-QUICK = Recipe(steps=4, images=2, prompts=2, crop=64, image_size=64, late_rounds=2, bf16=False)
+QUICK = Recipe(steps=4, images=2, prompts=2, crop=64, image_size=64, bf16=False)
 
 
 @pytest.fixture
@@ -39,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def batches(folder: Path, recipe: Recipe = QUICK) -> CropBatches:
-    return CropBatches([PictureFolder.open(folder)], recipe)
+    return CropBatches([Share(source=PictureFolder.open(folder))], recipe)
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -74,7 +85,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder):
     with torch.no_grad():
         state.model.mask_decoder.iou_token.weight.fill_(torch.nan)
     with pytest.raises(SamplatError, match=r"the loss became nan"):
-        train_step(state, QUICK, batches(folder)[0])
+        train_step(state, QUICK, [batches(folder)[0]])
 
 
 def test_a_batch_depends_on_its_number_alone(folder):
@@ -106,7 +117,7 @@ def test_one_picture_is_learned(folder):
     batch = batches(folder, recipe)[0]
     best = 0.0
     for _ in range(recipe.steps):
-        best = max(best, train_step(state, recipe, batch).iou)
+        best = max(best, train_step(state, recipe, [batch]).iou)
         if best >= 0.97:
             break
     assert best >= 0.97
@@ -114,11 +125,206 @@ def test_one_picture_is_learned(folder):
 
 def test_every_parameter_that_rounds_use_gets_a_gradient(folder):
     state = new_state(QUICK)
-    state.step = QUICK.steps  # late: a second round with mask feedback
-    loss, _ = batch_loss(state, QUICK, batches(folder)[0], torch.Generator().manual_seed(0))
-    loss.backward()
+    state.step = QUICK.steps - 1  # late: a second round with mask feedback
+    train_step(state, QUICK, [batches(folder)[0]])
     unused = {n for n, p in state.model.named_parameters() if p.grad is None}
     assert not unused
+
+
+def _gradients(recipe, batch, whole):
+    """Gradients of one step: round by round, or of the sum of all rounds in one graph."""
+    torch.manual_seed(0)
+    state = new_state(recipe)
+    if not whole:
+        _backward(state, recipe, batch, 0, 1)
+    else:
+        state.model.train()
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003)
+        rounds = PromptRounds(state.model, recipe, batch.masks.flatten(0, 1), generator, late=False)
+        features = encode(state.model, batch.images)
+        rounds.place(features, len(batch.images))
+        maps = F.interpolate(
+            state.dense_head(features[0]), size=batch.labels.shape[-2:], mode="bilinear"
+        )
+        dense = recipe.dense_weight * losses.dense_loss(maps, batch.labels)
+        (dense + sum(rounds)).backward()
+    return {n: p.grad for n, p in state.model.named_parameters()}
+
+
+def test_gradients_round_by_round_are_those_of_the_sum(folder):
+    recipe = replace(QUICK, corrections=2, refinements=2, late_from=1.0)
+    batch = batches(folder, recipe)[0]
+    parts, whole = (_gradients(recipe, batch, w) for w in (False, True))
+    scale = max(float(g.abs().max()) for g in whole.values())
+    for name, gradient in whole.items():
+        assert torch.allclose(parts[name], gradient, rtol=1e-3, atol=1e-5 * scale), name
+
+
+def test_accumulated_batches_make_one_step(folder):
+    recipe = replace(QUICK, accumulate=2, steps=3)
+    whole = train(recipe, batches(folder, recipe), folder / "run")
+    assert len((folder / "run" / "log.csv").read_text().splitlines()) == 4
+    single = replace(QUICK, steps=3)
+    other = train(single, batches(folder, single), folder / "other")
+    assert not torch.equal(weights(whole), weights(other))
+
+
+@given(st.integers(0, 9), st.integers(0, 4), st.integers(0, 2**31))
+def test_rounds_are_the_papers(corrections, refinements, seed):
+    rounds = plan_rounds(corrections, refinements, torch.Generator().manual_seed(seed))
+    assert rounds.count(True) == corrections
+    assert rounds.count(False) == refinements
+    assert not refinements or rounds[-1] is False
+
+
+def test_the_papers_recipe_has_eleven_rounds():
+    paper = Recipe(**PAPER)
+    assert 1 + paper.corrections + paper.refinements == 11
+    assert paper.images * paper.accumulate == 256
+
+
+class Stub(torch.nn.Module):
+    """A network that answers with the mask it is asked to, and remembers its prompts."""
+
+    def __init__(self, model, answer):
+        super().__init__()
+        self.prompt_encoder, self.answer, self.seen = model.prompt_encoder, answer, []
+
+    def mask_decoder(self, features, pe, sparse, dense):
+        masks = self.answer[:, None].expand(-1, 4, -1, -1)
+        return masks, torch.tensor([[0.0, 0.1, 0.9, 0.2]]).expand(len(masks), 4)
+
+
+def test_points_correct_the_mask_that_was_fed_back(folder):
+    """Each new point lies in the error of the previous mask, and is labelled by the truth."""
+    recipe = replace(QUICK, corrections=3, late_from=1.0, loss_stride=1)
+    batch = batches(folder, recipe)[0]
+    masks = batch.masks.flatten(0, 1)
+    answer = torch.zeros(len(masks), 16, 16)
+    answer[:, :6] = 1.0
+    model = new_state(recipe).model
+    rounds = PromptRounds(
+        Stub(model, answer), recipe, masks, torch.Generator().manual_seed(1), late=False
+    )
+    rounds.place((torch.zeros(2, 128, 8, 8), torch.zeros(2, 32, 16, 16)), 2)
+    list(rounds)
+    assert rounds.points.shape == (len(masks), 4, 2)
+    guess = F.interpolate(answer[:, None], size=(64, 64), mode="bilinear")[:, 0] > 0
+    for k in range(len(masks)):
+        for (x, y), label in zip(
+            rounds.points[k, 1:].long().tolist(), rounds.labels[k, 1:].tolist(), strict=True
+        ):
+            assert guess[k, y, x] != masks[k, y, x]
+            assert bool(label) == bool(masks[k, y, x])
+
+
+def test_the_papers_encoder_is_trained_too(folder, tmp_path):
+    recipe = replace(
+        QUICK, architecture="vit_t", image_size=128, crop=128, corrections=1, steps=2, late_from=1.0
+    )
+    trained = train(recipe, batches(folder, recipe), tmp_path / "run")
+    assert torch.isfinite(weights(trained)).all()
+
+
+def test_crops_of_an_encoder_that_sees_whole_inputs_are_refused():
+    with pytest.raises(InputError, match="vit_t sees whole inputs only: set crop to image_size"):
+        replace(QUICK, architecture="vit_t", image_size=128, crop=64)
+
+
+def test_layers_near_the_pixels_learn_slower():
+    names = ["image_encoder.patch_embed.w", "image_encoder.pos_embed", "image_encoder.blocks.0.w"]
+    names += ["image_encoder.blocks.1.w", "image_encoder.neck.0.w", "mask_decoder.w"]
+    assert list(layer_depths(names).values()) == [0, 0, 1, 2, 3, 3]
+
+
+def test_rates_fall_by_layer_and_norms_do_not_decay():
+    recipe = replace(QUICK, layer_decay=0.5)
+    state = new_state(recipe)
+    optimizer = make_optimizer(recipe, [(state.model, "")])
+    held = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    stem = held[id(state.model.image_encoder.stem[0][0].weight)]
+    later = held[id(state.model.image_encoder.stage8[0].conv1[0].weight)]
+    decoder = held[id(state.model.mask_decoder.iou_token.weight)]
+    assert stem["scale"] < later["scale"] < decoder["scale"] == 1.0
+    assert held[id(state.model.image_encoder.stem[0][1].weight)]["weight_decay"] == 0.0
+    assert len(held) == len(list(state.model.parameters()))
+
+
+def test_the_papers_schedule_drops_twice():
+    recipe = Recipe(steps=2700, warmup=10, schedule="steps", learning_rate=1.0)
+    rates = [learning_rate(recipe, s) for s in (10, 1799, 1800, 2599, 2600)]
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+def test_a_run_that_gets_no_better_stops_with_its_best_weights(folder, tmp_path):
+    scores, kept = iter([0.5, 0.9, 0.8, 0.7, 0.6]), []
+
+    def score(model):
+        kept.append(weights(model))
+        return next(scores)
+
+    recipe = replace(QUICK, steps=10)
+    validation = Validation(score=score, every=1, patience=2)
+    best = train(recipe, batches(folder, recipe), tmp_path / "run", validation=validation)
+    assert len(kept) == 4
+    assert torch.equal(weights(best), kept[1])
+
+
+def test_early_stopping_survives_a_resume(folder, tmp_path):
+    recipe = replace(QUICK, steps=10)
+
+    def run(limit, scores):
+        given = iter(scores)
+        validation = Validation(score=lambda model: next(given), every=1, patience=2)
+
+        def stop(report):
+            if report.step == limit:
+                raise KeyboardInterrupt
+
+        return train(
+            recipe,
+            batches(folder, recipe),
+            tmp_path / "run",
+            on_step=stop,
+            save_every=1,
+            validation=validation,
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        run(4, [0.5, 0.9, 0.8])
+    run(99, [0.7])
+    assert len((tmp_path / "run" / "log.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(folder, tmp_path, monkeypatch):
+    recipe = replace(QUICK, steps=2)
+    train(recipe, batches(folder, recipe), tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+
+    def full(content, file):
+        file.write(b"x")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    state = new_state(recipe)
+    with pytest.raises(SamplatError, match="No space left on device; the last checkpoint is kept"):
+        save(state, recipe, tmp_path / "run" / "checkpoint.pt")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_a_damaged_checkpoint_is_named(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(InputError, match="damaged or no checkpoint; move it away"):
+        train(QUICK, batches(folder), tmp_path / "run")
+
+
+def test_sheets_show_prompts_truth_and_guess(folder, tmp_path):
+    batch = batches(folder)[0]
+    draw_sheet(new_state(QUICK).model.eval(), QUICK, batch, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (3 * 64, 2 * 64)
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -130,22 +336,6 @@ def test_learning_rate_warms_up_and_falls():
     assert rates[-1] < 0.02 * recipe.learning_rate
 
 
-def test_folders_without_pairs_are_refused(folder, tmp_path):
-    with pytest.raises(InputError, match="expected images/ and labels/"):
-        PictureFolder.open(tmp_path / "nothing")
-    (folder / "labels" / "b.png").unlink()
-    with pytest.raises(InputError, match="no labels for 1 images, first b"):
-        PictureFolder.open(folder)
-
-
-def test_labels_of_another_size_are_refused(folder):
-    Image.fromarray(np.zeros((5, 5), np.uint8)).save(folder / "labels" / "a.png")
-    pair = PictureFolder.open(folder).pairs[0]
-    read_picture.cache_clear()
-    with pytest.raises(InputError, match=r"labels of \(5, 5\) for an image of \(96, 80\)"):
-        read_picture(*pair)
-
-
 @pytest.mark.parametrize("bad", [{"crop": 50}, {"crop": 1024}, {"steps": 0}, {"prompts": 0}])
 def test_unusable_recipes_are_refused(bad):
     with pytest.raises(InputError):
@@ -154,18 +344,46 @@ def test_unusable_recipes_are_refused(bad):
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_masks_are_compared_at_the_loss_stride(folder, stride):
-    recipe = replace(QUICK, loss_stride=stride, rounds=2)
-    state = new_state(recipe)
-    loss, figures = batch_loss(
-        state, recipe, batches(folder, recipe)[0], torch.Generator().manual_seed(0)
-    )
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert 0 <= figures["iou"] <= 1
-    decoder = state.model.mask_decoder.parameters()
-    assert all(torch.isfinite(p.grad).all() for p in decoder if p.grad is not None)
+    recipe = replace(QUICK, loss_stride=stride, corrections=1, late_from=1.0)
+    report = train_step(new_state(recipe), recipe, [batches(folder, recipe)[0]])
+    assert np.isfinite(report.loss)
+    assert 0 <= report.iou <= 1
 
 
 def test_other_loss_strides_are_refused():
     with pytest.raises(InputError, match="loss_stride must be 1, 2 or 4, got 3"):
         replace(QUICK, loss_stride=3)
+
+
+def test_a_run_can_begin_with_a_model(folder, tmp_path):
+    first = train(QUICK, batches(folder), tmp_path / "first")
+    save_model(first, tmp_path / "first.safetensors", name="first", architecture="conv")
+    state = new_state(QUICK)
+    load_start(state, tmp_path / "first.safetensors")
+    halves = {n: p.half().float() for n, p in first.named_parameters()}
+    for model in (state.model, state.average):
+        assert all(torch.equal(p, halves[n]) for n, p in model.named_parameters())
+
+
+def test_a_run_can_begin_with_another_runs_checkpoint(folder, tmp_path):
+    train(QUICK, batches(folder), tmp_path / "first")
+    saved = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["model"]
+    state = new_state(QUICK)
+    load_start(state, tmp_path / "first" / "checkpoint.pt")
+    assert all(torch.equal(t, saved[n]) for n, t in state.average.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x02}q\x00."])
+def test_a_start_that_is_no_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "start.pt").write_bytes(content)
+    with pytest.raises(InputError, match="start.pt is no checkpoint of this architecture"):
+        load_start(new_state(QUICK), tmp_path / "start.pt")
+    with pytest.raises(InputError, match="is no checkpoint"):
+        load_start(new_state(QUICK), tmp_path / "nowhere.pt")
+
+
+def test_a_start_of_another_architecture_is_refused(folder, tmp_path):
+    vit = new_state(replace(QUICK, architecture="vit_t", image_size=128, crop=128)).model
+    save_model(vit, tmp_path / "vit.safetensors", name="vit", architecture="vit_t")
+    with pytest.raises(InputError, match="vit.safetensors is no checkpoint of this architecture"):
+        load_start(new_state(replace(QUICK, image_size=128)), tmp_path / "vit.safetensors")
