@@ -127,6 +127,15 @@ def means(records: Sequence[Record]) -> dict[str, float]:
     return figures
 
 
+def error_of_all(results: dict[str, dict[str, float]]) -> float | None:
+    """`iou_error` over the objects of all sets; None where it was not measured."""
+    measured = [f for f in results.values() if "iou_error" in f]
+    if not measured:
+        return None
+    weights = [f["n"] for f in measured]
+    return float(np.average([f["iou_error"] for f in measured], weights=weights))
+
+
 def table(results: dict[str, dict[str, float]]) -> str:
     """The figures as aligned text, one set a line; a dash where a figure was not measured."""
     present = [c for c in COLUMNS if any(c in figures for figures in results.values())]
@@ -252,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = run(parsed)
         print(table(results))
+        if (error := error_of_all(results)) is not None:
+            print(f"iou_error over all objects: {error:.3f}")
         if parsed.json:
             rounded = {s: {k: round(v, 4) for k, v in f.items()} for s, f in results.items()}
             parsed.json.write_text(json.dumps(rounded, indent=2) + "\n")

@@ -30,7 +30,9 @@ _HOME = {
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
-    "model.sam": ("BUILDERS", "Sam"),
+    "model.mask_decoder": ("Draft",),
+    "model.sam": ("BUILDERS", "Sam", "merged_masks"),
+    "model.windows": ("Prompted", "Windows"),
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
@@ -46,6 +48,7 @@ __all__ = [
     "BUILDERS",
     "HOLE",
     "CheckpointError",
+    "Draft",
     "Embedding",
     "EmbeddingKey",
     "Exporter",
@@ -62,6 +65,7 @@ __all__ = [
     "PluginError",
     "Prediction",
     "Progress",
+    "Prompted",
     "Prompter",
     "Prompts",
     "Registry",
@@ -77,6 +81,7 @@ __all__ = [
     "Tile",
     "TileGrid",
     "Window",
+    "Windows",
     "check_new_name",
     "choose_progress",
     "embed",
@@ -85,6 +90,7 @@ __all__ = [
     "install_model",
     "load_model",
     "mask_set",
+    "merged_masks",
     "plan",
     "predict",
     "registry",
@@ -118,7 +124,9 @@ if TYPE_CHECKING:
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set
-    from samplat.model.sam import BUILDERS, Sam
+    from samplat.model.mask_decoder import Draft
+    from samplat.model.sam import BUILDERS, Sam, merged_masks
+    from samplat.model.windows import Prompted, Windows
     from samplat.pipeline import run_job
     from samplat.pixels import (
         ImageInfo,

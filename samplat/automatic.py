@@ -24,7 +24,7 @@ from samplat.masks import (
     remove_small_regions,
 )
 from samplat.pixels import as_uint8
-from samplat.prediction import CPU_CHUNK, decode, embed, upscale_logits
+from samplat.prediction import CPU_CHUNK, decode_confident, embed, upscale_logits
 from samplat.prompts import Prompts
 
 CROP_EDGE_TOLERANCE = 20
@@ -201,11 +201,12 @@ def _confident(
     logits, ious, sources = [], [], []
     for i in range(0, len(points), CPU_CHUNK):
         chunk = points[i : i + CPU_CHUNK]
-        out, iou = decode(model, embedding, Prompts(points=chunk[:, None]))
-        kept = iou[:, 1:] > threshold
-        logits.append(out[:, 1:][kept])
-        ious.append(iou[:, 1:][kept].cpu().numpy())
-        sources.append(chunk[torch.nonzero(kept)[:, 0].cpu().numpy()])
+        out, iou, row = decode_confident(
+            model, embedding, Prompts(points=chunk[:, None]), threshold
+        )
+        logits.append(out)
+        ious.append(iou.cpu().numpy())
+        sources.append(chunk[row.cpu().numpy()])
     return torch.cat(logits), np.concatenate(ious), np.concatenate(sources)
 
 

@@ -384,6 +384,7 @@ def _skeleton(architecture: str, image_size: int) -> Sam:
         sam.mask_decoder,
         image_size=image_size,
         mask_stride=sam.mask_stride,
+        mask_refiner=sam.mask_refiner,
     )
 
 

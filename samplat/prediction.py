@@ -15,11 +15,17 @@ from torch.nn import functional as F
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding, EmbeddingKey, pixels_sha256
 from samplat.errors import InputError
+from samplat.model.mask_decoder import Draft
+from samplat.model.windows import Prompted
 from samplat.pixels import as_uint8
 from samplat.prompts import Prompts
 
 REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precisions other than full, and the type that they compute in."""
+SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
+"""Which of the decoder's four masks."""
+DRAFT_MARGIN = 0.15
+"""How much a second look may add to a draft's predicted IoU, in `decode_confident`."""
 CPU_CHUNK, GPU_CHUNK = 4, 64
 """Prompts decoded at once: on a CPU, few enough for their image tokens to stay in the cache."""
 
@@ -103,34 +109,61 @@ def predict(
 def _predict_chunk(
     model: Model, embedding: Embedding, prompts: Prompts, *, multimask: bool
 ) -> Prediction:
-    logits, iou = decode(model, embedding, prompts)
-    chosen = slice(1, None) if multimask else slice(0, 1)
-    logits, iou = logits[:, chosen], iou[:, chosen]
+    logits, iou = decode(model, embedding, prompts, MULTIMASK if multimask else SINGLE)
     masks = upscale_logits(model, embedding, logits) > 0
     return Prediction(
         masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()
     )
 
 
-def decode(model: Model, embedding: Embedding, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Low-resolution logits (P, 4, h, w), the single mask first, and predicted IoU (P, 4), fp32."""
+def decode(
+    model: Model, embedding: Embedding, prompts: Prompts, outputs: slice
+) -> tuple[Tensor, Tensor]:
+    """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32."""
+    features, placed = _inputs(model, embedding, prompts)
+    with torch.inference_mode(), autocast(model):
+        logits, iou = model.sam.decode(features, **placed, outputs=outputs)
+    return logits.float(), iou.float()
+
+
+def decode_confident(
+    model: Model, embedding: Embedding, prompts: Prompts, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of three masks for each prompt those whose predicted IoU is above a threshold.
+
+    A model that looks at its masks twice does not look again at those that seem hopeless.
+
+    Returns:
+        low-resolution logits (N, h, w), predicted IoU (N,), and number of the prompt (N,).
+    """
+    features, placed = _inputs(model, embedding, prompts)
+    with torch.inference_mode(), autocast(model):
+        draft, asked = model.sam.draft(features, **placed)
+        draft = Draft(*(part[:, MULTIMASK] for part in draft))
+        margin = DRAFT_MARGIN if model.sam.mask_refiner is not None else 0.0
+        row, mask = (draft.iou > threshold - margin).nonzero(as_tuple=True)
+        worth = Draft(*(part[row, mask][:, None] for part in draft))
+        asked = Prompted(*(part[row] for part in asked))
+        logits, iou = model.sam.finish(features, worth, asked)
+    kept = iou[:, 0] > threshold
+    return logits[kept, 0].float(), iou[kept, 0].float(), row[kept]
+
+
+def _inputs(
+    model: Model, embedding: Embedding, prompts: Prompts
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor | None]]:
+    """Features and prompts as `Sam.decode` takes them."""
     (height, width), (rows, columns) = embedding.original_size, embedding.input_size
     placed = prompts.scaled(columns / width, rows / height)
-    device = model.device
-    points, labels, boxes = (
-        _tensor(v, device) for v in (placed.points, placed.labels, placed.boxes)
-    )
-    masks = _tensor(placed.masks, device)
-    with torch.inference_mode(), autocast(model):
-        logits, iou = model.sam.decode(
-            # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
-            tuple(f.to(device, compute_dtype(model)) for f in embedding.features),
-            points=points,
-            labels=labels,
-            boxes=boxes,
-            masks=None if masks is None else masks[:, None],
-        )
-    return logits.float(), iou.float()
+    # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
+    features = tuple(f.to(model.device, compute_dtype(model)) for f in embedding.features)
+    masks = _tensor(placed.masks, model.device)
+    return features, {
+        "points": _tensor(placed.points, model.device),
+        "labels": _tensor(placed.labels, model.device),
+        "boxes": _tensor(placed.boxes, model.device),
+        "masks": None if masks is None else masks[:, None],
+    }
 
 
 def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor:

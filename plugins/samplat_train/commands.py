@@ -29,6 +29,10 @@ def draw_scenes(
     seed: Annotated[int, typer.Option(help="The same seed draws the same scenes.")] = 0,
     kind: Annotated[str | None, typer.Option(help="One kind of scene; all without it.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
+    photos: Annotated[
+        Path | None,
+        typer.Option(help="Folder of photographs that lend textures and backdrops."),
+    ] = None,
 ) -> None:
     """Draw training scenes with instance masks into a folder; what is there already is kept."""
     from samplat_train.scene_store import write_scenes
@@ -41,7 +45,16 @@ def draw_scenes(
         if done % 100 == 0:
             typer.echo(f"{done} scenes drawn", err=True)
 
-    write_scenes(output, count, size=size, seed=seed, kind=kind, workers=workers, on_scene=report)
+    write_scenes(
+        output,
+        count,
+        size=size,
+        seed=seed,
+        kind=kind,
+        workers=workers,
+        photos=photos,
+        on_scene=report,
+    )
     typer.echo(f"{count} scenes in {output}")
 
 

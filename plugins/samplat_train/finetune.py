@@ -21,8 +21,8 @@ from samplat_train.trainer import StepReport, Validation, train
 from samplat_train.validation import Figures, measure
 
 Part = Literal["decoder", "lora", "all"]
-"""What learns: prompt encoder and mask decoder; these and low-rank adapters of the image encoder;
-everything."""
+"""What learns: prompt encoder and mask decoder, with its second look; these and low-rank adapters
+of the image encoder; everything."""
 PARTS: tuple[Part, ...] = get_args(Part)
 RATES: dict[Part, float] = {"decoder": 2e-4, "lora": 4e-4, "all": 1e-4}
 """Peak learning rates that suit each."""
@@ -148,8 +148,9 @@ def prepare(sam: Sam, settings: FinetuneSettings) -> int:
         lora.adapt(sam, rank=settings.rank, alpha=settings.rank, targets=_targets(sam))
     if settings.part == "all":
         sam.requires_grad_(True)
-    for module in (sam.prompt_encoder, sam.mask_decoder):
-        module.requires_grad_(True)
+    for module in (sam.prompt_encoder, sam.mask_decoder, sam.mask_refiner):
+        if module is not None:
+            module.requires_grad_(True)
     return sum(p.numel() for p in sam.parameters() if p.requires_grad)
 
 

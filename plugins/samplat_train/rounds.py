@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samplat import Sam
+from samplat import Draft, Prompted, Sam
 from samplat_train import clicks, losses
 from samplat_train.recipe import Recipe
+from samplat_train.second_look import SecondLook
+
+NOISY_SHARE = 0.35
+"""Of first boxes (paper: 1): users' boxes are often those of other programs, and tight."""
+SINGLE_SHARE, OTHER_SHARE = 0.15, 0.25
+"""Shares of first points whose single mask, and whose mask at random, is looked at again; of the
+others it is the best of three. Boxes always get the single one."""
 
 
 def plan_rounds(corrections: int, refinements: int, generator: torch.Generator) -> list[bool]:
@@ -60,6 +67,7 @@ class PromptRounds:
         refinements = recipe.late_refinements if late else recipe.refinements
         self.plan = plan_rounds(corrections, refinements, generator)
         self.target = F.avg_pool2d(masks[:, None].float(), recipe.loss_stride)[:, 0] >= 0.5
+        self.masks = masks
         self.figures: dict[str, float] = {}
         self._first_prompts(masks)
 
@@ -69,7 +77,7 @@ class PromptRounds:
         if not self.guided:
             # The paper's encoder gives boxes other tokens than points: one kind at a time.
             chance[0] = chance[0, 0]
-        boxed, noisy = chance[0] < self.recipe.box_share, chance[1, :, None] < 0.5
+        boxed, noisy = chance[0] < self.recipe.box_share, chance[1, :, None] < NOISY_SHARE
         tight = clicks.boxes_of(masks)
         boxes = torch.where(noisy, clicks.noisy_boxes(tight, self.generator), tight)
         self.boxes = torch.where(boxed[:, None], boxes, torch.nan)
@@ -93,19 +101,28 @@ class PromptRounds:
     def __iter__(self) -> Iterator[Tensor]:
         """The loss of each round, after which the next prompt is placed."""
         for i in range(1 + len(self.plan)):
-            logits, predicted_iou = self.decode()
-            share = 1.0 if i == 0 else self.recipe.later_weight
-            yield self._round_loss(logits, predicted_iou, first=i == 0) * share
+            draft = self.decode()
+            loss, best = self._draft_loss(draft, first=i == 0)
+            chosen = self._chosen(draft, best) if i == 0 else best
+            one = draft.take(chosen[:, None])
+            logits = one.logits
+            if self.model.mask_refiner is not None:
+                second = self._look_again(one)
+                meant = (chosen == best) | (chosen == 0)
+                loss = loss + second.loss(self.masks, meant)
+                self._note(second.logits, second.iou, meant, first=i == 0)
+                logits = second.logits
+            yield loss * (1.0 if i == 0 else self.recipe.later_weight)
             if i < len(self.plan):
-                self._feed_back(logits, predicted_iou, first=i == 0)
+                self.logits = logits.detach().float()
                 if self.plan[i]:
                     self._correct()
 
-    def decode(self) -> tuple[Tensor, Tensor]:
-        """Mask logits (N, 4, h, w) and predicted IoU (N, 4) for the prompts so far."""
+    def decode(self) -> Draft:
+        """Masks for the prompts so far."""
         sparse, dense = self._encode_prompts()
-        out: tuple[Tensor, Tensor] = self.model.mask_decoder(self.features, self.pe, sparse, dense)
-        return out
+        draft: Draft = self.model.mask_decoder(self.features, self.pe, sparse, dense)
+        return draft
 
     def _encode_prompts(self) -> tuple[Tensor, Tensor]:
         encoder, image = self.model.prompt_encoder, self.features[0]
@@ -131,30 +148,52 @@ class PromptRounds:
     def _at_loss_size(self, logits: Tensor) -> Tensor:
         return F.interpolate(logits.float(), size=self.target.shape[-2:], mode="bilinear")
 
-    def _round_loss(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> Tensor:
-        full, target = self._at_loss_size(logits), self.target[:, None].float()
+    def _draft_loss(self, draft: Draft, *, first: bool) -> tuple[Tensor, Tensor]:
+        """Loss of the decoder's masks, and which mask of each prompt comes closest (N,)."""
+        full, target = self._at_loss_size(draft.logits), self.target[:, None].float()
         loss = losses.mask_loss(full, target, **self.weights)
         iou = losses.mask_iou(full, target)
-        iou_error = (predicted_iou.float() - iou).square().mean(dim=1)
-        self._note(iou, predicted_iou, first=first)
+        iou_error = (draft.iou.float() - iou).square().mean(dim=1)
+        self._note_draft(iou, draft.iou, first=first)
         single = loss[:, 0]
-        chosen = (loss[:, 1:].min(dim=1).values + single) if first else single
-        return (chosen + iou_error).mean()
+        if not first:
+            return (single + iou_error).mean(), torch.zeros_like(single, dtype=torch.long)
+        least = loss[:, 1:].min(dim=1)
+        return (least.values + single + iou_error).mean(), least.indices + 1
 
-    def _note(self, iou: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
+    def _chosen(self, draft: Draft, best: Tensor) -> Tensor:
+        """Which mask of each first prompt goes on (N,): looked at again, then the mask prompt.
+
+        Without a second look the one that the model prefers; else a mixture to learn from.
+        """
+        if self.model.mask_refiner is None:
+            return draft.iou[:, 1:].argmax(dim=1) + 1
+        kind = torch.rand(len(best), generator=self.generator)
+        other = torch.randint(1, draft.iou.shape[1], (len(best),), generator=self.generator)
+        kind, other = kind.to(best.device), other.to(best.device)
+        chosen = torch.where(kind < OTHER_SHARE, other, best)
+        boxed = self.boxes.isfinite().all(dim=1)
+        return torch.where(boxed | (kind > 1 - SINGLE_SHARE), 0, chosen)
+
+    def _look_again(self, one: Draft) -> SecondLook:
+        prompts = Prompted(self.points, self.labels, self.boxes)
+        return SecondLook(self.model, self.features, one, prompts, self.generator)
+
+    def _note_draft(self, iou: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
         if first:
             self.figures["iou"] = float(iou[:, 1:].amax(dim=1).mean())
             self.figures["iou_error"] = float((predicted_iou.detach() - iou).abs().mean())
         self.figures["last_iou"] = float(iou[:, 0].mean())
 
     @torch.no_grad()
-    def _feed_back(self, logits: Tensor, predicted_iou: Tensor, *, first: bool) -> None:
-        """Keep the mask that the model thinks best as the next round's mask prompt."""
-        best = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    def _note(self, logits: Tensor, predicted_iou: Tensor, meant: Tensor, *, first: bool) -> None:
+        """The same of what was looked at again; `meant` are those that stand for the object."""
+        iou = losses.mask_iou(self._at_loss_size(logits)[:, 0], self.target.float())
+        mean = float(iou[meant].mean())
         if first:
-            best = predicted_iou[:, 1:].argmax(dim=1) + 1
-        rows = torch.arange(len(logits), device=logits.device)
-        self.logits = logits[rows, best][:, None].detach().float()
+            self.figures["iou"] = mean
+            self.figures["iou_error"] = float((predicted_iou - iou).abs().mean())
+        self.figures["last_iou"] = mean
 
     @torch.no_grad()
     def _correct(self) -> None:

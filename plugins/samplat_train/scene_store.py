@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat_train.scenes import draw_scene
+from samplat_train.scenes.photos import use_photos
 
 
 def write_scenes(
@@ -24,13 +25,19 @@ def write_scenes(
     seed: int = 0,
     kind: str | None = None,
     workers: int = 1,
+    photos: Path | None = None,
     on_scene: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Draw `count` scenes of `size` pixels a side as `.npy` files; those already there are kept.
 
     Scene i depends on `seed`, `kind` and i alone, so that an interrupted run can go on and grow.
-    `kind` is one of `KINDS`; None mixes them.
+    `kind` is one of `KINDS`; None mixes them. With a folder of `photos`, on which a scene then also
+    depends, they lend textures and backdrops.
+
+    Raises:
+        InputError: the folder holds no photographs, or one that cannot be read.
     """
+    use_photos(photos)
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(count) if not (folder / "labels" / f"{i:06}.npy").exists()]
@@ -39,7 +46,7 @@ def write_scenes(
         for done, _ in enumerate(map(draw, missing), 1):
             on_scene(done)
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=use_photos, initargs=(photos,)) as pool:
         for done, _ in enumerate(pool.map(draw, missing, chunksize=4), 1):
             on_scene(done)
 

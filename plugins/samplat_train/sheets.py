@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from samplat import Sam
+from samplat import Draft, Prompted, Sam
 from samplat_train.recipe import Recipe
 from samplat_train.rounds import PromptRounds
 from samplat_train.samples import Batch
@@ -51,8 +51,10 @@ def _first_round(model: Sam, recipe: Recipe, batch: Batch) -> tuple[PromptRounds
     rounds = PromptRounds(model, recipe, batch.masks.flatten(0, 1), generator, late=False)
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=recipe.bf16):
         rounds.place(model.image_encoder(model.normalise(batch.images)), len(batch.images))
-        logits, predicted_iou = rounds.decode()
-    best = predicted_iou[:, 1:].argmax(dim=1) + 1
+        draft = Draft(*(part[:, 1:] for part in rounds.decode()))
+        prompts = Prompted(rounds.points, rounds.labels, rounds.boxes)
+        logits, predicted_iou = model.finish(rounds.features, draft, prompts)
+    best = predicted_iou.argmax(dim=1)
     chosen = logits[torch.arange(len(logits), device=logits.device), best][:, None].float()
     return rounds, F.interpolate(chosen, size=batch.masks.shape[-2:], mode="bilinear")[:, 0]
 

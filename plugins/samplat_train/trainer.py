@@ -225,14 +225,15 @@ def _backward(
     with cast:
         features = encode(state.model, batch.images)
         learns = features[0].requires_grad
-        leaves = tuple(f.detach().requires_grad_(learns) for f in features)
+        leaves = tuple(f.detach().requires_grad_(f.requires_grad) for f in features)
         rounds.place(leaves, len(batch.images))
     total = 0.0
     for loss in _losses(state, recipe, batch, leaves, rounds, cast):
         total += float(loss.detach())
         (loss / parts).backward()  # type: ignore[no-untyped-call]
     if learns:
-        torch.autograd.backward(features, [leaf.grad for leaf in leaves])
+        learned = [f for f in features if f.requires_grad]
+        torch.autograd.backward(learned, [leaf.grad for leaf in leaves if leaf.requires_grad])
     return {"loss": total, **rounds.figures}
 
 

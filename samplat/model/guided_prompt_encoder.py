@@ -48,6 +48,7 @@ class GuidedPromptEncoder(PromptEncoder):
         self.ring_embed = nn.Embedding(1, dim)
         self.map_embed = nn.Conv2d(2 + 2 * len(POINT_RADII), dim, 1, bias=False)
         self.mask_downscaling = nn.Sequential(
+            nn.AvgPool2d(2),
             nn.Conv2d(1, mask_channels, 2, stride=2),
             nn.GELU(),
             nn.Conv2d(mask_channels, dim, 1),
@@ -69,7 +70,7 @@ class GuidedPromptEncoder(PromptEncoder):
             points: (B · P, K, 2) x, y in pixels of the model's input.
             labels: (B · P, K) 1 object, 0 background, -1 padding.
             boxes: (B · P, 4) x0, y0, x1, y1 in pixels of the model's input; a row of NaN is no box.
-            masks: (B · P, 1, 2 h, 2 w) logits.
+            masks: (B · P, 1, 4 h, 4 w) logits.
             origin: (B · P, 2) pixels x, y added to positions: where a training crop lies in the
                 model's input.
 
@@ -123,19 +124,19 @@ class GuidedPromptEncoder(PromptEncoder):
         """(B, P, h) and (B, P, w): the fraction of each row and column of tokens in the box."""
         h, w = image.shape[-2:]
         x0, y0, x1, y1 = (boxes / self.stride).reshape(len(image), -1, 4).unbind(-1)
-        return _covered(y0, y1, h), _covered(x0, x1, w)
+        return cells_covered(y0, y1, h), cells_covered(x0, x1, w)
 
     def _maps(self, image: Tensor, points: Tensor, labels: Tensor, boxes: Tensor) -> Tensor:
         h, w = image.shape[-2:]
         rows, columns = self._coverage(boxes.nan_to_num(), image)
         box = (rows[..., None] * columns[..., None, :]).flatten(0, 1)
         bulge = box * _bulge(boxes.nan_to_num() / self.stride, (h, w))
-        discs = [
-            _discs(points, labels == kind, radius, self.stride, (h, w))
+        drawn = [
+            discs(points, labels == kind, radius, self.stride, (h, w))
             for kind in (BACKGROUND, FOREGROUND)
             for radius in POINT_RADII
         ]
-        return torch.stack([box, bulge, *discs], dim=-1).to(image.dtype).permute(0, 3, 1, 2)
+        return torch.stack([box, bulge, *drawn], dim=-1).to(image.dtype).permute(0, 3, 1, 2)
 
 
 def _ring(boxes: Tensor, stride: int) -> Tensor:
@@ -167,7 +168,7 @@ def _sample(image: Tensor, points: Tensor, stride: int) -> Tensor:
     return under.permute(0, 2, 3, 1).flatten(0, 1)
 
 
-def _covered(start: Tensor, stop: Tensor, cells: int) -> Tensor:
+def cells_covered(start: Tensor, stop: Tensor, cells: int) -> Tensor:
     """(..., cells): the fraction of each unit cell that lies between start and stop."""
     left = torch.arange(cells, device=start.device, dtype=start.dtype)
     return (torch.minimum(stop[..., None], left + 1) - torch.maximum(start[..., None], left)).clamp(
@@ -175,7 +176,7 @@ def _covered(start: Tensor, stop: Tensor, cells: int) -> Tensor:
     )
 
 
-def _discs(
+def discs(
     points: Tensor, chosen: Tensor, radius: float, stride: int, size: tuple[int, int]
 ) -> Tensor:
     """(P, h, w): a Gaussian of `radius` tokens around each chosen point; the nearest counts."""

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samplat.model.common import MLP, AttentionBlock, LayerNorm2d
 from samplat.model.transformer import TwoWayTransformer
+
+
+class Draft(NamedTuple):
+    """M masks of each of N prompts as the decoder makes them."""
+
+    logits: Tensor
+    """(N, M, h, w)."""
+    iou: Tensor
+    """(N, M) predicted IoU."""
+    tokens: Tensor
+    """(N, M, C): the output tokens that the masks were made from."""
+
+    def take(self, masks: Tensor) -> Draft:
+        """The masks (N, m), by number, of each prompt."""
+        rows = torch.arange(len(masks), device=masks.device)[:, None]
+        return Draft(*(part[rows, masks] for part in self))
 
 
 class MaskDecoder(nn.Module):
@@ -40,7 +58,7 @@ class MaskDecoder(nn.Module):
 
     def forward(
         self, features: tuple[Tensor, ...], image_pe: Tensor, sparse: Tensor, dense: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Draft:
         """Decode P prompts of each of B images, image by image in order.
 
         Args:
@@ -50,7 +68,7 @@ class MaskDecoder(nn.Module):
             dense: (B · P, C, h, w) dense prompt embedding.
 
         Returns:
-            mask logits (B · P, 4, H, W), the single mask first, and predicted IoU (B · P, 4).
+            four masks (B · P, 4, H, W), the single mask first.
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
@@ -60,8 +78,9 @@ class MaskDecoder(nn.Module):
         pe = _per_prompt(image_pe.to(dtype), len(sparse))
         hidden, keys = self.transformer(self._spread(image), pe, tokens)
         keys = keys.transpose(1, 2).reshape(dense.shape)
-        masks = self._masks(hidden[:, 1 : 1 + self.mask_count], keys, features[1:])
-        return masks, self.iou_prediction_head(hidden[:, 0])
+        mask_tokens = hidden[:, 1 : 1 + self.mask_count]
+        masks = self._masks(mask_tokens, keys, features[1:])
+        return Draft(masks, self.iou_prediction_head(hidden[:, 0]), mask_tokens)
 
     def _spread(self, prompted: Tensor) -> Tensor:
         return prompted

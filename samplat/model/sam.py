@@ -11,14 +11,16 @@ from torch.nn import functional as F
 from samplat.model.conv_encoder import ConvImageEncoder
 from samplat.model.guided_prompt_encoder import GuidedPromptEncoder
 from samplat.model.image_encoder import ImageEncoderViT
-from samplat.model.mask_decoder import FineMaskDecoder, MaskDecoder
+from samplat.model.mask_decoder import Draft, FineMaskDecoder, MaskDecoder
+from samplat.model.mask_refiner import MaskRefiner
 from samplat.model.prompt_encoder import PromptEncoder
 from samplat.model.tiny_vit import TinyViT
 from samplat.model.transformer import TwoWayTransformer
+from samplat.model.windows import Prompted, Windows
 
 
 class Sam(nn.Module):
-    """The three networks and the normalisation of pixels.
+    """The three networks, the normalisation of pixels, and a second look at masks if there is one.
 
     Args:
         image_size: side of the square input in pixels.
@@ -36,11 +38,13 @@ class Sam(nn.Module):
         *,
         image_size: int,
         mask_stride: int = 4,
+        mask_refiner: MaskRefiner | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
+        self.mask_refiner = mask_refiner
         self.image_size = image_size
         self.mask_stride = mask_stride
         mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
@@ -79,6 +83,7 @@ class Sam(nn.Module):
         labels: Tensor | None = None,
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
+        outputs: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Masks for P prompts of one image, coordinates in pixels of the model's input.
 
@@ -88,14 +93,52 @@ class Sam(nn.Module):
             labels: (P, K) 1 object, 0 background, -1 padding.
             boxes: (P, 4) x0, y0, x1, y1.
             masks: (P, 1, *mask_input_size) logits.
+            outputs: which of the four masks, the single one first.
 
         Returns:
-            logits (P, 4, *mask_input_size), the single mask first, and predicted IoU (P, 4).
+            logits (P, M, *mask_input_size) and predicted IoU (P, M).
         """
+        draft, prompts = self.draft(
+            features, points=points, labels=labels, boxes=boxes, masks=masks
+        )
+        return self.finish(features, Draft(*(part[:, outputs] for part in draft)), prompts)
+
+    def draft(
+        self,
+        features: tuple[Tensor, ...],
+        *,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> tuple[Draft, Prompted]:
+        """All four masks as the decoder makes them, and the prompts; arguments as of `decode`."""
         sparse, dense = self.prompt_encoder(features[0], points, labels, boxes, masks)
         pe = self.prompt_encoder.dense_pe().to(features[0].dtype)
-        out: tuple[Tensor, Tensor] = self.mask_decoder(features, pe, sparse, dense)
-        return out
+        draft: Draft = self.mask_decoder(features, pe, sparse, dense)
+        return draft, Prompted.of(len(draft.iou), points, labels, boxes)
+
+    def finish(
+        self, features: tuple[Tensor, ...], draft: Draft, prompts: Prompted
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (P, M, *mask_input_size) and predicted IoU (P, M) of drafts, looked at again."""
+        if self.mask_refiner is None:
+            return draft.logits, draft.iou
+        count = draft.iou.shape[1]
+        if not draft.iou.numel():
+            return draft.logits.new_zeros(len(draft.iou), count, *self.mask_input_size), draft.iou
+        size = (features[2].shape[-2], features[2].shape[-1])
+        windows = Windows.around(draft.logits, prompts, size)
+        each = Draft(*(part.flatten(0, 1)[:, None] for part in draft))
+        refined = self.mask_refiner(features, each, prompts.repeated(count), windows)
+        logits = merged_masks(each.logits, refined.change, windows, self.mask_stride)
+        return logits.reshape(-1, count, *logits.shape[2:]), refined.iou.reshape(-1, count)
+
+
+def merged_masks(drafts: Tensor, change: Tensor, windows: Windows, stride: int) -> Tensor:
+    """Drafts (N, 1, h, w) with the changes of their windows: (N, 1, H / stride, W / stride)."""
+    placed = windows.put_back(change, stride)
+    return F.interpolate(drafts.float(), size=placed.shape[-2:], mode="bilinear") + placed
 
 
 def build_vit(
@@ -147,7 +190,14 @@ def build_conv(image_size: int = 512) -> Sam:
     decoder = FineMaskDecoder(
         transformer=TwoWayTransformer(dim=128, heads=4, mlp_dim=512), dim=128, fine_channels=32
     )
-    return Sam(ConvImageEncoder(), prompt_encoder, decoder, image_size=image_size)
+    return Sam(
+        ConvImageEncoder(),
+        prompt_encoder,
+        decoder,
+        image_size=image_size,
+        mask_stride=2,
+        mask_refiner=MaskRefiner(dim=128, fine_channels=32),
+    )
 
 
 BUILDERS: dict[str, Callable[..., Sam]] = {

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from samplat import InputError
+from samplat_train.scene_store import write_scenes
 from samplat_train.scenes import KINDS, Scene, draw_scene
+from samplat_train.scenes.photos import has_photos, photo_patch, photo_view, use_photos
 
 SIZE = 192
 MIN_VISIBLE = 30
@@ -69,3 +73,48 @@ def test_every_kind_is_drawn_without_asking() -> None:
 def test_an_unknown_kind_is_named() -> None:
     with pytest.raises(ValueError, match="'etching'"):
         _draw(0, "etching")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of two photographs, one flat red, one flat green, and the library as it was."""
+    for name, colour in (("red", (250, 10, 10)), ("green", (10, 250, 10))):
+        Image.fromarray(np.full((80, 120, 3), colour, np.uint8)).save(tmp_path / f"{name}.png")
+    yield tmp_path
+    use_photos(None)
+
+
+def test_photographs_of_a_folder_become_patches_and_views(photos):
+    use_photos(photos)
+    rng = np.random.default_rng(0)
+    views = np.stack([photo_view(rng, 32)[0, 0] for _ in range(20)])
+    assert set(map(tuple, (views > 0.5).tolist())) == {(True, False, False), (False, True, False)}
+    patches = np.stack([photo_patch(rng, (8, 8)).mean((0, 1)) for _ in range(60)])
+    ours = ((patches > 0.9) | (patches < 0.1)).all(axis=1)
+    assert 0.6 < ours.mean() < 1
+    use_photos(None)
+    assert not has_photos()
+
+
+def test_the_same_scene_with_and_without_photographs_differs_and_repeats(photos, tmp_path):
+    folders = [tmp_path / name for name in ("plain", "first", "again")]
+    for folder, source in zip(folders, (None, photos, photos), strict=True):
+        write_scenes(folder, 2, size=64, kind="natural", seed=3, photos=source)
+    plain, first, again = (np.load(f / "images" / "000001.npy") for f in folders)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(plain, first)
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"expected photographs .* found none"):
+        write_scenes(tmp_path / "out", 1, size=64, photos=tmp_path)
+
+
+def test_a_damaged_photograph_is_named(tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    use_photos(tmp_path)
+    try:
+        with pytest.raises(InputError, match=r"broken\.jpg cannot be read as a photograph"):
+            photo_view(np.random.default_rng(0), 16)
+    finally:
+        use_photos(None)

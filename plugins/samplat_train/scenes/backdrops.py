@@ -7,20 +7,21 @@ from scipy import ndimage
 
 from .canvas import Canvas, Floats, blank_canvas
 from .choices import weighted
-from .photos import GROUNDS, NAMES, photo_patch
+from .photos import GROUNDS, NAMES, has_photos, photo_patch, photo_view
 from .roofs import hexes
 from .shapes import blob, curve, ellipse, fill, limb, rectangle, shifted, stroke
 from .textures import Material, cells, colour, fractal, material, near_colour, render
 
 SKY = ("#8fb4d9", "#c3d3e0", "#6c8fb8", "#e0dcd2", "#a8a9ad", "#e6b58a", "#3b4a66")
 TURF = ("#6b7f3f", "#8c8a52", "#a3936a", "#55682f", "#8a7a5c", "#b9ac8c", "#7a8a5a", "#d5cbb8")
+PHOTO_SHARE = 0.6
+"""How often a photograph is the backdrop, where there is a folder of them."""
 LEAF = ("#3f5a2a", "#5d7a35", "#2c4020", "#7a8a40", "#8a6a35", "#486b4a")
 
 
 def random_backdrop(rng: np.random.Generator, size: int) -> Canvas:
     """A canvas without objects: scenery, clutter, and the blur of what lies out of focus."""
-    maker = weighted(rng, BACKDROPS)
-    canvas: Canvas = maker(rng, size)
+    canvas = _any_backdrop(rng, size)
     if rng.random() < 0.5:
         _clutter(rng, canvas)
     if rng.random() < 0.4:
@@ -31,6 +32,14 @@ def random_backdrop(rng: np.random.Generator, size: int) -> Canvas:
     if blur < 0.4:
         return canvas
     return blank_canvas(_blurred(canvas.image, blur))
+
+
+def _any_backdrop(rng: np.random.Generator, size: int) -> Canvas:
+    if has_photos() and rng.random() < PHOTO_SHARE:
+        return blank_canvas(photo_view(rng, size))
+    maker = weighted(rng, BACKDROPS)
+    canvas: Canvas = maker(rng, size)
+    return canvas
 
 
 def _blurred(image: Floats, sigma: float) -> Floats:
