@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,19 +45,19 @@ class GridParameters:
     points_per_batch: int = 64
     """Points decoded and filtered together: bounds memory, does not change the masks."""
     pred_iou_thresh: float = 0.88
-    """Masks of a lower predicted IoU are dropped; 0..1."""
+    """Masks of a lower predicted IoU are dropped; in 0..1, or any finite number: -1 keeps all."""
     stability_score_thresh: float = 0.95
-    """Masks of a lower stability score are dropped; 0..1."""
+    """Masks of a lower stability score are dropped; in 0..1, or any finite number likewise."""
     stability_score_offset: float = 1.0
     """Shift of the threshold, in logits, for the stability score."""
     box_nms_thresh: float = 0.7
-    """IoU of boxes above which the mask of lower predicted IoU is dropped, within a crop."""
+    """IoU of boxes, 0..1, above which the less confident mask is dropped, within a crop."""
     crop_n_layers: int = 0
     """Layers of crops to search besides the whole image; layer i has (2^i)² crops."""
     crop_nms_thresh: float = 0.7
-    """IoU of boxes above which the mask from the larger crop is dropped."""
+    """IoU of boxes, 0..1, above which the mask from the larger crop is dropped."""
     crop_overlap_ratio: float = 512 / 1500
-    """Overlap of the first layer's crops, as a share of the image's short side."""
+    """Overlap of the first layer's crops, as a share of the image's short side: 0..1, not 1."""
     crop_n_points_downscale_factor: int = 1
     """Points per side of layer i are divided by this to the power of i."""
     point_grids: Sequence[NDArray[Any]] | None = None
@@ -74,13 +75,39 @@ class GridParameters:
                 raise InputError(f"{name} must be >= 1, got {value}")
         if self.crop_n_layers < 0 or self.min_mask_region_area < 0:
             raise InputError("crop_n_layers and min_mask_region_area must be >= 0")
-        if self.point_grids is not None and len(self.point_grids) != self.crop_n_layers + 1:
+        self._check_thresholds()
+        self._check_grids()
+
+    def _check_thresholds(self) -> None:
+        for name in ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset"):
+            if not math.isfinite(value := getattr(self, name)):
+                raise InputError(f"{name} must be a finite number, got {value}")
+        for name in ("box_nms_thresh", "crop_nms_thresh"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise InputError(f"{name} must be in 0..1, got {value}")
+        if not 0 <= self.crop_overlap_ratio < 1:
+            raise InputError(
+                f"crop_overlap_ratio must be >= 0 and < 1, got {self.crop_overlap_ratio}"
+            )
+
+    def _check_grids(self) -> None:
+        if self.point_grids is None:
+            return
+        if len(self.point_grids) != self.crop_n_layers + 1:
             raise InputError(f"expected {self.crop_n_layers + 1} point grids, one per crop layer")
+        for grid in map(np.asarray, self.point_grids):
+            if grid.ndim != 2 or grid.shape[1] != 2 or not len(grid):
+                raise InputError(f"expected point grids of shape (N, 2), got {grid.shape}")
+            if not ((grid >= 0) & (grid <= 1)).all():
+                raise InputError(
+                    "expected point grids of x, y in 0..1, as shares of the crop's sides, got "
+                    f"{grid.min():g} to {grid.max():g}"
+                )
 
     def grid(self, layer: int) -> NDArray[np.float32]:
         """(N, 2) points x, y in 0..1 of a crop layer."""
         if self.point_grids is not None:
-            return np.asarray(self.point_grids[layer], np.float32).reshape(-1, 2)
+            return np.asarray(self.point_grids[layer], np.float32)
         side = int((self.points_per_side or 1) / self.crop_n_points_downscale_factor**layer)
         return point_grid(max(1, side))
 

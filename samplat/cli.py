@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from samplat.errors import InputError, SamplatError
 
@@ -17,7 +19,20 @@ if TYPE_CHECKING:
 
     from samplat.checkpoints import ModelSpec
 
+STOPPED = "stopped; a job resumes with the same command"
+
 models_app = typer.Typer(no_args_is_help=True, help="Models that can be used by name.")
+
+
+class _Commands(TyperGroup):
+    """The commands together; typer alone would end Ctrl-C without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _fail(STOPPED, status=130)
 
 
 def build_app() -> typer.Typer:
@@ -25,6 +40,7 @@ def build_app() -> typer.Typer:
     from samplat.plugins import plugins
 
     app = typer.Typer(
+        cls=_Commands,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
@@ -39,7 +55,10 @@ def build_app() -> typer.Typer:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; ends the process with 0 done, 1 failed, 2 wrong usage, 3 holes left."""
+    """Run one command; ends the process with its status.
+
+    0 done, 1 failed, 2 wrong usage, 3 holes left, 130 stopped with Ctrl-C.
+    """
     debug = os.environ.get("SAMPLAT_DEBUG") == "1"
     try:
         build_app()(arguments, prog_name="samplat")
@@ -48,14 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail(str(error))
     except KeyboardInterrupt:
-        _fail("stopped; a job resumes with the same command", status=130)
+        _fail(STOPPED, status=130)
     except Exception as error:  # people get one line; developers set SAMPLAT_DEBUG
         if debug:
             raise
         _fail(f"unexpected {type(error).__name__}: {error} (SAMPLAT_DEBUG=1 shows where)")
 
 
-def _fail(message: str, status: int = 1) -> None:
+def _fail(message: str, status: int = 1) -> NoReturn:
     typer.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(status)
 
@@ -139,12 +158,19 @@ def predict(
     ] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the object.")] = None,
     model: Annotated[str, typer.Option(help="Name, or path of a checkpoint.")] = "samplat-tiny",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never use the network, as with SAMPLAT_OFFLINE=1.")
+    ] = False,
 ) -> None:
     """Segment one object of a picture from points, a box, or both."""
+    if offline:
+        os.environ["SAMPLAT_OFFLINE"] = "1"
     points, labels = parse_points(point or [])
     corners = parse_numbers(box, 4, "--box") if box else None
     if not points and corners is None:
         raise typer.BadParameter("give at least one --point or a --box")
+    if output.suffix.lower() != ".png":
+        raise typer.BadParameter(f"--output is a PNG; end its name in .png, got {output.name!r}")
     check_output(output)
     _predict(image, output, points, labels, corners, model)
 
@@ -164,8 +190,9 @@ def _predict(
     from samplat.prompts import Prompts
 
     pixels = read_picture(image)
-    loaded = load_model(model, models=registry().models())
     prompts = Prompts(points=points or None, labels=labels or None, boxes=box)
+    prompts.check_inside((pixels.shape[0], pixels.shape[1]))
+    loaded = load_model(model, models=registry().models())
     # several masks are for one ambiguous click; more prompts mean one thing
     ambiguous = len(points) == 1 and box is None
     prediction = predict_masks(loaded, embed(loaded, pixels), prompts, multimask=ambiguous)
@@ -206,9 +233,18 @@ def check_output(path: Path) -> None:
         InputError: its folder is missing or not writable, or it is a folder itself.
     """
     if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"cannot write {path}: its folder is missing or not writable")
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
+    try:
+        # permissions say nothing to root, nor about a full or read-only disk
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror} in {folder}; choose another folder"
+        ) from error
 
 
 def read_picture(path: Path) -> NDArray[Any]:

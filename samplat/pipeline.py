@@ -81,12 +81,16 @@ def run_job(
 
     Raises:
         InputError: the image or a parameter is unusable.
+        CheckpointError: the model cannot be loaded; the directory is as it was.
         JobError: the directory holds another job, is in use, or damaged; or every tile failed.
     """
     planned = plan(job, tools)
     store = JobStore(path=Path(job.job_dir))
+    segmenter = _load_before_claiming(planned, tools, overwrite)
     with store.lease(), _closing_benches(planned):
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
+        if segmenter is not None:
+            _shared_bench(planned, tools, segmenter)
         records = _segment_tiles(planned, tools, executor, progress)
         links = _match_seams(planned, records, executor, progress)
         final = _name_objects(planned, records, links)
@@ -115,11 +119,16 @@ class Bench:
     """Its segmenter, loaded."""
 
 
-def open_bench(planned: Plan, tools: Tools) -> Bench:
-    """Open the image and load the segmenter of a job."""
-    job = planned.job
-    segmenter = tools.segmenter(job.segmenter).create(job.model, **job.segmenter_options)
-    return Bench(plan=planned, source=tools.open_source(job.source), segmenter=segmenter)
+def open_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = None) -> Bench:
+    """Open the image of a job, and load its segmenter unless it is here already."""
+    if segmenter is None:
+        segmenter = load_segmenter(planned.job, tools)
+    return Bench(plan=planned, source=tools.open_source(planned.job.source), segmenter=segmenter)
+
+
+def load_segmenter(job: SegmentJob, tools: Tools) -> Segmenter:
+    """The segmenter that a job names, ready for tiles."""
+    return tools.segmenter(job.segmenter).create(job.model, **job.segmenter_options)
 
 
 def segment_tile(bench: Bench, tile: Tile) -> TileObjects | None:
@@ -206,12 +215,22 @@ def _bench_key(planned: Plan) -> str:
     return sha256(canonical({"dir": planned.job.job_dir, "identity": planned.identity}))
 
 
-def _shared_bench(planned: Plan, tools: Tools) -> Bench:
+def _shared_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = None) -> Bench:
     key = _bench_key(planned)
     with _benches_lock:
         if key not in _benches:
-            _benches[key] = open_bench(planned, tools)
+            _benches[key] = open_bench(planned, tools, segmenter)
         return _benches[key]
+
+
+def _load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> Segmenter | None:
+    """The segmenter of a new job, while its directory is untouched: what fails must not claim it.
+
+    None where the directory is claimed: by this job, with a segmenter that did load and that a
+    finished job no longer needs; or by another one, which `JobStore.begin` refuses.
+    """
+    claimed = (Path(planned.job.job_dir) / "run.json").exists()
+    return load_segmenter(planned.job, tools) if overwrite or not claimed else None
 
 
 @contextmanager

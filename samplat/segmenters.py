@@ -48,16 +48,12 @@ class AutomaticFactory:
 
     def create(self, model: str | None, **options: Any) -> AutomaticSegmenter:
         """Load the model; options are those of `generate_masks`."""
-        from samplat.automatic import GridParameters
         from samplat.checkpoints import load_model
 
-        try:
-            GridParameters(**options)
-        except TypeError as error:
-            raise InputError(
-                f"the automatic segmenter does not take this option: {error}"
-            ) from None
+        _check_parameters(options)
         loaded = load_model(_needed(model), models=self.models)
+        # a file states defaults of its own, which no tile should be the first to try
+        _check_parameters({**loaded.grid_defaults, **options})
         return AutomaticSegmenter(model=loaded, options=options)
 
     def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
@@ -65,6 +61,15 @@ class AutomaticFactory:
         from samplat.checkpoints import weights_digest
 
         return {"weights": weights_digest(_needed(model), models=self.models), **options}
+
+
+def _check_parameters(options: Mapping[str, Any]) -> None:
+    from samplat.automatic import GridParameters
+
+    try:
+        GridParameters(**options)
+    except TypeError as error:
+        raise InputError(f"the automatic segmenter does not take this option: {error}") from None
 
 
 def _needed(model: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -75,7 +76,13 @@ def tile_segment(
         bool, typer.Option("--overwrite", help="Discard another job in the job directory.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Check everything, load the model, say what would be done, stop."
+        ),
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download, as with SAMPLAT_OFFLINE=1.")
     ] = False,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
@@ -88,6 +95,8 @@ def tile_segment(
     """
     from samplat import SegmentJob, registry
 
+    if offline:
+        os.environ["SAMPLAT_OFFLINE"] = "1"
     tools = registry()
     exporters = _exporters(tools, outputs, image)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
@@ -112,8 +121,10 @@ def tile_segment(
         min_area=min_area,
     )
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
-    run.check(verbose=dry_run)
-    if not dry_run:
+    planned = run.check()
+    if dry_run:
+        run.describe(planned)
+    else:
         run.carry_out(executor, overwrite=overwrite)
 
 
@@ -149,7 +160,7 @@ class _Run:
 
         self.progress: Progress = choose_progress(sys.stderr, log_json=self.log_json)
 
-    def check(self, *, verbose: bool) -> None:
+    def check(self) -> Plan:
         """Refuse what cannot work: outputs first, they are the cheaper ones."""
         from samplat import plan
 
@@ -158,8 +169,13 @@ class _Run:
         planned = plan(self.job, self.tools)
         if planned.info.crs is None:
             self.progress.message(f"warning: the CRS of {self.job.source.path} is {AREA_HINT}")
-        if verbose:
-            typer.echo(_described(planned, self.exporters))
+        return planned
+
+    def describe(self, planned: Plan) -> None:
+        """Say what would be done, once the model has been loaded; a run does that by itself."""
+        job = self.job
+        self.tools.segmenter(job.segmenter).create(job.model, **job.segmenter_options)
+        typer.echo(_described(planned, self.exporters))
 
     def carry_out(self, executor: str, *, overwrite: bool) -> None:
         """Run the job, write the outputs, say what was done."""

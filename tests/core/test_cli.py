@@ -77,14 +77,60 @@ def test_wrong_usage_is_status_2(
     assert "Traceback" not in err
 
 
-def test_an_unwritable_output_is_refused_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("image", "point", "output", "model", "status", "told"),
+    [
+        ("picture.png", "99,3", "mask.png", "vit_b", 1, "point (99, 3) lies outside of the image"),
+        ("missing.png", "3,3", "mask.png", "vit_b", 1, "missing.png is not a file"),
+        (".", "3,3", "mask.png", "vit_b", 1, "expected a picture file"),
+        ("notes.txt", "3,3", "mask.png", "vit_b", 1, "cannot read notes.txt as a picture"),
+        ("picture.png", "3,3", "mask.png", "vit-b", 1, "did you mean vit_b"),
+        ("picture.png", "3,3", "mask.png", "notes.txt", 1, "notes.txt is not a file of weights"),
+        ("picture.png", "3,3", "mask.png", "vit_b", 1, "downloads are switched off"),
+        ("picture.png", "3,3", "no/mask.png", "vit_b", 1, "cannot write no/mask.png: there is no"),
+        ("picture.png", "3,3", "/proc/mask.png", "vit_b", 1, "cannot write /proc/mask.png"),
+        ("picture.png", "3,3", "folder.png", "vit_b", 1, "folder.png: it is a folder"),
+        ("picture.png", "3,3", "mask.xyz", "vit_b", 2, "end its name in .png, got 'mask.xyz'"),
+        ("picture.png", "3,3", "mask.jpg", "vit_b", 2, "end its name in .png, got 'mask.jpg'"),
+    ],
+)
+def test_what_predict_refuses(
+    image: str,
+    point: str,
+    output: str,
+    model: str,
+    status: int,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "missing" / "mask.png"
-    arguments = ("predict", "a.png", "--point", "-1,2", "-o", str(output))
-    status, _, err = run(*arguments, capsys=capsys)
-    assert status == 1
-    assert err == f"error: cannot write {output}: its folder is missing or not writable\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMPLAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SAMPLAT_OFFLINE", "0")
+    Image.new("RGB", (20, 10)).save("picture.png")
+    Path("notes.txt").write_text("hello")
+    Path("folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    arguments = ("predict", image, "--point", point, "-o", output, "--model", model, "--offline")
+    ended, out, err = run(*arguments, capsys=capsys)
+    assert (ended, out) == (status, "")
+    assert told in " ".join(err.split())
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1 or status == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_ctrl_c_is_a_line_and_status_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "check_output", stop)
+    status, out, err = run("predict", "a.png", "--point", "1,2", "-o", "b.png", capsys=capsys)
+    assert (status, out) == (130, "")
+    assert err == "error: stopped; a job resumes with the same command\n"
 
 
 def test_unexpected_errors_are_one_line_unless_debugging(

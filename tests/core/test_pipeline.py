@@ -19,6 +19,7 @@ from samplat.files import sha256
 from samplat.job import JobResult
 from samplat.masks import MaskSet, mask_set
 from samplat.pipeline import TileTask, plan, run_job
+from samplat.progress import Silent
 from samplat.shards import HOLE
 from samplat.tiles import Window
 
@@ -295,6 +296,33 @@ def test_another_job_is_refused_by_name_and_replaced_on_demand(job_dir: Path) ->
     with pytest.raises(JobError, match="halo is 8 there, 9 here"):
         run_job(other, tools=tools)
     assert run_job(other, tools=tools, overwrite=True).job.halo == 9
+
+
+def test_a_segmenter_that_cannot_be_loaded_claims_nothing(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    with pytest.raises(TypeError, match="wrong"):
+        run_job(oracle_job(job_dir, segmenter_options={"wrong": 1}), tools=tools)
+    assert not job_dir.exists()
+    run_job(oracle_job(job_dir), tools=tools)
+    kept = {p: p.read_bytes() for p in job_dir.rglob("*") if p.is_file()}
+    with pytest.raises(TypeError, match="wrong"):
+        run_job(oracle_job(job_dir, segmenter_options={"wrong": 1}), tools=tools, overwrite=True)
+    assert {p: p.read_bytes() for p in job_dir.rglob("*") if p.is_file()} == kept
+
+
+def test_a_refused_second_run_does_not_close_what_the_first_one_uses(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    made = tools.segmenter("oracle")
+    assert isinstance(made, OracleFactory)
+
+    def second_run(stage: str, total: int) -> None:
+        with pytest.raises(JobError, match="in use"):
+            run_job(oracle_job(job_dir), tools=tools)
+
+    first = Silent()
+    first.start = second_run  # type: ignore[method-assign]
+    run_job(oracle_job(job_dir), tools=tools, progress=first)
+    assert len(made.made) == 1
 
 
 def test_the_image_is_closed(job_dir: Path) -> None:

@@ -158,6 +158,16 @@ def test_stability_by_hand():
     assert stability_score(logits, 1.0).item() == pytest.approx(1 / 3)
 
 
+def own_grid(points):
+    return {"points_per_side": None, "point_grids": [points]}
+
+
+@pytest.mark.parametrize("edge", [0, 1])
+def test_the_ends_of_the_ranges_are_allowed(edge):
+    samplat.GridParameters(box_nms_thresh=edge, crop_nms_thresh=edge, crop_overlap_ratio=edge / 2)
+    samplat.GridParameters(**own_grid([[edge, edge]]))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -167,6 +177,19 @@ def test_stability_by_hand():
         ({"crop_n_layers": -1}, "must be >= 0"),
         ({"points_per_side": None, "point_grids": []}, "expected 1 point grids"),
         ({"crop_n_layers": 1}, "pass it instead of its embedding"),
+        ({"pred_iou_thresh": float("nan")}, "pred_iou_thresh must be a finite number, got nan"),
+        ({"stability_score_thresh": float("inf")}, "stability_score_thresh must be a finite"),
+        ({"stability_score_offset": float("nan")}, "stability_score_offset must be a finite"),
+        ({"box_nms_thresh": 1.01}, r"box_nms_thresh must be in 0\.\.1, got 1.01"),
+        ({"box_nms_thresh": float("nan")}, "box_nms_thresh must be in"),
+        ({"crop_nms_thresh": -0.01}, "crop_nms_thresh must be in"),
+        ({"crop_overlap_ratio": 1.0}, "crop_overlap_ratio must be >= 0 and < 1, got 1.0"),
+        ({"crop_overlap_ratio": -0.1}, "crop_overlap_ratio must be"),
+        (own_grid([0.5, 0.5]), r"shape \(N, 2\), got \(2,\)"),
+        (own_grid([[0.5, 0.5, 0.5]]), r"got \(1, 3\)"),
+        (own_grid(np.zeros((0, 2))), r"got \(0, 2\)"),
+        (own_grid([[0.5, 90.0]]), r"x, y in 0\.\.1.*got 0.5 to 90"),
+        (own_grid([[0.5, float("nan")]]), r"x, y in 0\.\.1"),
     ],
 )
 def test_refusals(model, embedding, options, message):

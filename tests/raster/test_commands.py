@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import torch
 
+from model.small import small_model
 from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
+from samplat import save_model
 from samplat_raster.commands import fitting_tiles
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -203,6 +208,157 @@ def test_no_crs_is_a_warning(samplat: Cli, tmp_path: Path) -> None:
     assert code == 0
     assert sum("warning: the CRS" in line for line in err.splitlines()) == 1
     assert "NotGeoreferenced" not in err
+
+
+# -- what is wrong with the model --------------------------------------------------------------
+
+
+def good_model(path: Path) -> Path:
+    save_model(small_model("conv").sam, path, name="small", architecture="conv")
+    return path
+
+
+def bad_model(folder: Path, fault: str) -> tuple[Path, str]:
+    path = folder / "model.pth"
+    if fault == "text":
+        path.write_text("These are not weights.")
+        return path, "is not a file of weights"
+    if fault == "cut off":
+        torch.save({"image_encoder.pos_embed": torch.ones(1, 64, 64, 8)}, path)
+        path.write_bytes(path.read_bytes()[:9000])
+        return path, "is cut off or damaged"
+    if fault == "its defaults":
+        facts = {"grid_defaults": '{"box_nms_thresh": 7}'}
+        save_model(small_model("conv").sam, path, name="m", architecture="conv", metadata=facts)
+        return path, "box_nms_thresh must be in 0..1, got 7"
+    torch.save({"image_encoder.patch_embed.proj.weight": torch.ones(384, 3, 16, 16)}, path)
+    return path, "a ViT encoder of width 384"
+
+
+FAULTS = ["another architecture", "text", "cut off", "its defaults"]
+ONE_TILE = ("--tile-size", 64, "--halo", 0, "--points-per-side", 1)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["run", "dry run"])
+def test_a_bad_model_is_refused_before_anything_is_made(
+    samplat: Cli, tmp_path: Path, fault: str, dry: tuple[str, ...]
+) -> None:
+    scene = write(tmp_path / "scene.tif", painted(blobs((64, 64), 9)), **UTM)
+    path, told = bad_model(tmp_path, fault)
+    before = sorted(tmp_path.rglob("*"))
+    answer = samplat("tile-segment", scene, tmp_path / "out.tif", *ONE_TILE, "--model", path, *dry)
+    refused(answer, 1, told)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_job_directory_of_a_refused_model_is_free_for_the_right_one(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    scene = write(tmp_path / "scene.tif", painted(blobs((64, 64), 9)), **UTM)
+    options = [*map(str, ONE_TILE), "--job-dir", tmp_path / "job", "--model"]
+    command = [sys.executable, "-m", "samplat", "tile-segment", scene, tmp_path / "out.tif"]
+
+    def run(model: Path) -> tuple[int, str, str]:
+        given = [*command, *options, model]
+        done = subprocess.run(given, capture_output=True, text=True, env=environment, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    for fault in FAULTS:
+        path, told = bad_model(tmp_path, fault)
+        refused(run(path), 1, told)
+    code, _, err = run(good_model(tmp_path / "good.safetensors"))
+    assert code == 0, err
+    assert outputs_in(tmp_path) == ["out.tif"]
+
+
+def test_a_bad_model_leaves_the_job_that_it_was_to_replace(
+    samplat: Cli, scene: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.tif"
+    samplat("tile-segment", scene, output, *QUICK)
+    kept = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    path, told = bad_model(tmp_path, "text")
+    refused(samplat("tile-segment", scene, output, "--model", path, "--overwrite"), 1, told)
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+def test_offline_never_downloads(
+    samplat: Cli, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMPLAT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SAMPLAT_OFFLINE", "0")
+    arguments = (scene, tmp_path / "out.tif", "--model", "vit_b", "--offline")
+    refused(samplat("tile-segment", *arguments), 1, "downloads are switched off")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["scene.tif"]
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------
+
+
+SLOW_PLUGIN = """
+import time
+from raster.crafted import Colours, ModelFree
+from samplat import hookimpl
+
+class Slow(Colours):
+    def __call__(self, pixels, valid):
+        time.sleep({seconds})
+        return super().__call__(pixels, valid)
+
+@hookimpl
+def register_segmenters(register):
+    register(ModelFree("slow", Slow()))
+"""
+
+
+def slow_plugin(site: Path, seconds: float) -> None:
+    """Installs a segmenter that takes its time."""
+    info = site / "samplat_slow-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: samplat-slow\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[samplat.plugins]\nslow = slow_segmenter\n")
+    (site / "slow_segmenter.py").write_text(SLOW_PLUGIN.format(seconds=seconds))
+
+
+def first_tile(job_dir: Path) -> None:
+    """Waits until a tile is in the ledger."""
+    for _ in range(6000):
+        if list(job_dir.glob("tiles/*.json")):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"no tile in {job_dir}")
+
+
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_ctrl_c_stops_with_a_line_and_the_job_resumes(
+    scene: Path, tmp_path: Path, environment: dict[str, str], executor: str
+) -> None:
+    slow_plugin(tmp_path / "site", seconds=0.5)
+    job = tmp_path / "job"
+    command = [sys.executable, "-B", "-m", "samplat", "tile-segment", scene, tmp_path / "out.tif"]
+    command += ["--segmenter", "slow", "--tile-size", "64", "--halo", "0", "--job-dir", job]
+    process = subprocess.Popen(
+        [*command, "--executor", executor],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a parent that ignores the signal would pass that on
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    first_tile(job)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "error: stopped; a job resumes with the same command"
+    assert "Traceback" not in err
+    kept = {p: p.stat().st_mtime_ns for p in job.glob("tiles/*.json")}
+    assert 0 < len(kept) < 12
+    slow_plugin(tmp_path / "site", seconds=0)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
 
 
 # -- what is wrong with the rest ---------------------------------------------------------------
