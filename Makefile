@@ -13,7 +13,7 @@ help:  ## list the chores
 setup: $(STAMP)  ## create .venv and install samplat with everything it needs
 
 $(STAMP): pyproject.toml constraints.txt tools/system-packages.sh
-	bash tools/system-packages.sh
+	PYTHON=$(PYTHON) bash tools/system-packages.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@

@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Debian packages that wheels do not bring: the venv module. Installed when root, named otherwise.
+# Debian packages that wheels do not bring: the venv module, and libexpat, which rasterio's wheel
+# links. Installed when root, named otherwise. $PYTHON is the interpreter that is asked.
 set -euo pipefail
 
+python=${PYTHON:-python3}
 missing=()
-python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+"$python" -c 'import ensurepip' 2>/dev/null ||
+    missing+=("$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')")
+if [ "$(uname)" = Linux ]; then
+    "$python" -c 'import ctypes; ctypes.CDLL("libexpat.so.1")' 2>/dev/null || missing+=(libexpat1)
+fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
