@@ -27,12 +27,18 @@ def central_points(region: Tensor, generator: torch.Generator) -> Tensor:
     return _place(score * region)
 
 
-def first_points(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """A point in each mask: half of them uniform as in the paper, half near the middle."""
+def first_points(masks: Tensor, generator: torch.Generator, *, central: float = 0.5) -> Tensor:
+    """A point x, y in each mask (N, H, W): (N, 2).
+
+    Args:
+        masks: bool.
+        generator: source of randomness.
+        central: share of points near the middle; the others are uniform, as in the paper.
+    """
     uniform = random_points(masks, generator)
-    central = central_points(masks, generator)
-    chosen = _uniform((len(masks), 1), generator, masks.device) < 0.5
-    return torch.where(chosen, uniform, central)
+    middle = central_points(masks, generator)
+    chosen = _uniform((len(masks), 1), generator, masks.device) < central
+    return torch.where(chosen, middle, uniform)
 
 
 def corrective_points(

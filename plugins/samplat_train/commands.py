@@ -10,8 +10,9 @@ import typer
 from samplat import InputError
 
 if TYPE_CHECKING:
+    from samplat_train.recipe import Recipe
     from samplat_train.samples import Share
-    from samplat_train.trainer import StepReport, TrainingState
+    from samplat_train.trainer import StepReport, TrainingState, Validation
 
 REPORT_EVERY = 20
 
@@ -76,8 +77,18 @@ def train(
         Path | None,
         typer.Option(help="checkpoint.pt, model or pretrained encoder to start from."),
     ] = None,
+    validate: Annotated[
+        list[str] | None, typer.Option(help="Labelled pictures that the run is judged on.")
+    ] = None,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between two looks.")] = 200,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Looks without a better score after which the run ends.")
+    ] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = "",
     name: Annotated[str, typer.Option(help="Name of the model, kept in the file.")] = "my-model",
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="NAME=TEXT to keep in the file, such as a licence.")
+    ] = None,
 ) -> None:
     """Train a promptable model on labelled pictures, or resume the run in --run-dir."""
     from samplat import save_model
@@ -90,6 +101,7 @@ def train(
     if output.suffix != ".safetensors":
         raise InputError(f"weights are written as .safetensors, got {output}")
     settings = changed(Recipe(**PAPER) if paper else Recipe(), recipe or [])
+    facts = parse_metadata(metadata or [])
     batches = CropBatches([parse_source(text) for text in data], settings)
 
     def draw(state: TrainingState) -> None:
@@ -103,10 +115,44 @@ def train(
         on_step=_report,
         on_save=draw,
         start_from=start_from,
+        validation=validation_on(validate or [], validate_every, patience, settings),
         device=device,
     )
-    save_model(sam, output, name=name, architecture=settings.architecture, metadata={})
+    save_model(sam, output, name=name, architecture=settings.architecture, metadata=facts)
     typer.echo(f"wrote {output}")
+
+
+def validation_on(
+    data: list[str], every: int, patience: int, settings: Recipe
+) -> Validation | None:
+    """Judge a run by the mean of point and box on labelled pictures, if there are any."""
+    if not data:
+        return None
+    from samplat_train.data.joined import join
+    from samplat_train.data.opening import open_source
+    from samplat_train.samples import pictures_digest
+    from samplat_train.trainer import Validation
+    from samplat_train.validation import as_model, measure
+
+    source = join([open_source(text) for text in data])
+    return Validation(
+        digest=pictures_digest(source),
+        score=lambda sam: measure(as_model(sam, settings.architecture), source).score,
+        every=every,
+        patience=patience,
+    )
+
+
+def parse_metadata(pairs: list[str]) -> dict[str, str]:
+    """NAME=TEXT each, as a mapping.
+
+    Raises:
+        InputError: one has no name or no "=".
+    """
+    for pair in pairs:
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise InputError(f"expected --metadata NAME=TEXT, got {pair!r}")
+    return {name: text for name, _, text in (pair.partition("=") for pair in pairs)}
 
 
 def parse_source(text: str) -> Share:

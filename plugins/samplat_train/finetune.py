@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 import samplat
@@ -16,7 +17,7 @@ from samplat import InputError, Sam
 from samplat_train import lora
 from samplat_train.data.pictures import PictureSource, split
 from samplat_train.recipe import Recipe
-from samplat_train.samples import CropBatches, Share
+from samplat_train.samples import CropBatches, Share, pictures_digest
 from samplat_train.trainer import StepReport, Validation, train
 from samplat_train.validation import Figures, measure
 
@@ -26,6 +27,10 @@ of the image encoder; everything."""
 PARTS: tuple[Part, ...] = get_args(Part)
 RATES: dict[Part, float] = {"decoder": 2e-4, "lora": 4e-4, "all": 1e-4}
 """Peak learning rates that suit each."""
+
+
+LEAST_APART = 5
+"""Held-out pictures from which on some of them choose the weights and the others are reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +73,16 @@ class Finetuned:
     sam: Sam
     """The network; plain weights, adapters merged. The original's if nothing was better."""
     before: Figures
-    """The original model on the held-out pictures."""
+    """The original model on the pictures held out for the report."""
     after: Figures
     """This one on them."""
     trained_on: int
     """Pictures."""
     held_out: int
-    """Pictures."""
+    """Pictures of the report."""
+    chosen_on: int
+    """Pictures that chose the best weights; 0: too few were held out, and those of the report
+    chose them too, so that `after` is a little too good."""
     learned: int
     """Parameters that learned."""
     seconds: float
@@ -87,6 +95,7 @@ def finetune(
     run_dir: Path,
     settings: FinetuneSettings,
     *,
+    save_every: int = 50,
     on_step: Callable[[StepReport], None] = lambda report: None,
     on_figures: Callable[[str, Figures], None] = lambda when, figures: None,
 ) -> Finetuned:
@@ -97,6 +106,7 @@ def finetune(
         source: labelled pictures, at least two.
         run_dir: where the checkpoint and the log are kept.
         settings: what to do.
+        save_every: steps between checkpoints.
         on_step: told about every step.
         on_figures: told the figures "before" training and "after".
 
@@ -105,7 +115,8 @@ def finetune(
         samplat.SamplatError: the loss became NaN, or the disk is full.
     """
     began = time.monotonic()
-    learning, held = split(source, share=settings.held_out, seed=settings.seed)
+    torch.manual_seed(settings.seed)
+    learning, choosing, held = _parts(source, settings)
     before = measure(model, held)
     on_figures("before", before)
     sam = copy.deepcopy(model.sam)
@@ -113,7 +124,7 @@ def finetune(
     recipe = recipe_for(model, settings)
 
     def score(candidate: Sam) -> float:
-        return measure(_as_model(merged(candidate, model.sam), model), held).score
+        return measure(_as_model(merged(candidate, model.sam), model), choosing).score
 
     trained = train(
         recipe,
@@ -121,9 +132,12 @@ def finetune(
         run_dir,
         on_step=on_step,
         model=sam,
-        save_every=min(50, settings.steps),
+        save_every=save_every,
         validation=Validation(
-            score=score, every=settings.validate_every, patience=settings.patience
+            digest=pictures_digest(choosing),
+            score=score,
+            every=settings.validate_every,
+            patience=settings.patience,
         ),
         device=str(model.device),
     )
@@ -136,9 +150,21 @@ def finetune(
         after=after,
         trained_on=len(learning),
         held_out=len(held),
+        chosen_on=0 if choosing is held else len(choosing),
         learned=learned,
         seconds=time.monotonic() - began,
     )
+
+
+def _parts(
+    source: PictureSource, settings: FinetuneSettings
+) -> tuple[PictureSource, PictureSource, PictureSource]:
+    """Pictures to learn from, to choose the best weights by, and to report on."""
+    learning, held = split(source, share=settings.held_out, seed=settings.seed)
+    if len(held) < LEAST_APART:
+        return learning, held, held
+    reporting, choosing = split(held, share=0.4, seed=settings.seed + 1)
+    return learning, choosing, reporting
 
 
 def prepare(sam: Sam, settings: FinetuneSettings) -> int:

@@ -66,6 +66,8 @@ def finetune(
     start = samplat.load_model(model)
     place = run_dir or Path(f"finetune-{name}")
     result = run(start, source, place, settings, on_step=_report, on_figures=_tell)
+    if not result.chosen_on:
+        typer.echo("the held-out pictures also chose the best weights: too few to divide", err=True)
     if json_out:
         json_out.write_text(json.dumps(_facts(start, result, settings), indent=1) + "\n")
     if result.after.score <= result.before.score and not force:
@@ -107,6 +109,7 @@ def _facts(start: Any, result: Finetuned, settings: Any) -> dict[str, Any]:
         "after": result.after.as_dict(),
         "trained_on": result.trained_on,
         "held_out": result.held_out,
+        "chosen_on": result.chosen_on,
         "learned": result.learned,
         "seconds": round(result.seconds, 1),
     }

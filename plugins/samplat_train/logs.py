@@ -1,4 +1,4 @@
-"""Logs of a run: `log.csv`, and TensorBoard's event files where tensorboardX is installed."""
+"""Logs of a run: `log.csv`, `figures.csv`, and TensorBoard's files if tensorboardX is there."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ class RunLog:
     """
 
     def __init__(self, run_dir: Path, start: int = 0) -> None:
-        self.path = run_dir / "log.csv"
+        self.path, self.figures = run_dir / "log.csv", run_dir / "figures.csv"
         with _telling(self.path):
             run_dir.mkdir(parents=True, exist_ok=True)
             _cut(self.path, start)
+            _cut(self.figures, start)
             self.board = _board(run_dir, start)
 
     def __enter__(self) -> Self:
@@ -63,7 +64,14 @@ class RunLog:
                     self.board.add_scalar(f"train/{name}", row[name], row["step"])
 
     def figure(self, name: str, value: float, step: int) -> None:
-        """One point of another curve, such as a validation's score."""
+        """One point of another curve, such as a validation's score; a line of `figures.csv`."""
+        with _telling(self.figures):
+            fresh = not self.figures.exists()
+            with self.figures.open("a", newline="") as file:
+                writer = csv.writer(file)
+                if fresh:
+                    writer.writerow(["step", "figure", "value"])
+                writer.writerow([step, name, f"{value:.7g}"])
         if self.board is not None:
             self.board.add_scalar(name, value, step)
 

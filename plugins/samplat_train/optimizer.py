@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
 
+from samplat import InputError
 from samplat_train.recipe import Recipe
 
 
@@ -44,6 +46,32 @@ def make_optimizer(
         lr=recipe.learning_rate,
         betas=(0.9, 0.999),
     )
+
+
+def choose_learning(model: nn.Module, patterns: str) -> None:
+    """Let only the parameters learn whose names match shell patterns, with commas between.
+
+    Raises:
+        InputError: a pattern matches none.
+    """
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    named = dict(model.named_parameters())
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in named):
+            tops = sorted({name.partition(".")[0] for name in named})
+            raise InputError(
+                f"learn={pattern!r} matches no parameter; they begin with {', '.join(tops)}"
+            )
+    for name, parameter in named.items():
+        if wanted and not any(fnmatchcase(name, pattern) for pattern in wanted):
+            parameter.requires_grad_(False)
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Stochastic depth of a ViT's blocks: from 0 at the first to `rate` at the last (ViTDet)."""
+    blocks = [module for module in model.modules() if hasattr(module, "drop_path")]
+    for i, block in enumerate(blocks):
+        block.drop_path = rate * i / max(1, len(blocks) - 1)  # type: ignore[assignment]
 
 
 def layer_depths(names: Iterable[str]) -> dict[str, int]:

@@ -68,6 +68,20 @@ class Recipe:
     """Of the dense auxiliary loss: foreground, boundary and offset to the object's centre."""
     box_share: float = 0.4
     """Share of first prompts that are boxes; the others are points."""
+    noisy_boxes: float = 0.35
+    """Share of boxes with noise (paper: 1). Many a user's box comes from a program and is tight."""
+    central_points: float = 0.5
+    """Share of first points near the middle of their object; others are uniform (paper: 0)."""
+    single_first: bool = True
+    """True: the single mask learns from the first prompt too, since boxes are answered with it;
+    False: from later rounds alone, as in the paper."""
+    augment: bool = True
+    """Change colours, noise and blur of crops, turn and mirror them (paper: no)."""
+    drop_path: float = 0.0
+    """Stochastic depth of a ViT's blocks, rising linearly to this (paper: 0.4)."""
+    learn: str = ""
+    """Shell patterns of the parameters that learn, with commas between, such as "mask_refiner.*";
+    empty: all that can."""
     freeze_statistics: bool = False
     """True: batch normalisation keeps the statistics that it has; for fine-tuning."""
     ema: float = 0.998
@@ -90,6 +104,9 @@ class Recipe:
                 f"{self.architecture} sees whole inputs only: set crop to image_size "
                 f"{self.image_size}, got {self.crop}"
             )
+        for name in ("box_share", "noisy_boxes", "central_points", "drop_path"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if self.schedule not in ("cosine", "steps"):
             raise InputError(f"schedule must be cosine or steps, got {self.schedule!r}")
         least = dict.fromkeys(("steps", "images", "prompts", "accumulate"), 1)
@@ -119,6 +136,11 @@ PAPER: dict[str, Any] = {
     "dense_weight": 0.0,
     "later_weight": 1.0,
     "box_share": 0.5,
+    "noisy_boxes": 1.0,
+    "central_points": 0.0,
+    "single_first": False,
+    "augment": False,
+    "drop_path": 0.4,
     "ema": 0.0,
 }
 """Appendix A of the paper, "Training details", as changes to a plain recipe."""

@@ -17,8 +17,6 @@ from samplat_train import clicks, losses
 from samplat_train.recipe import Recipe
 from samplat_train.second_look import SecondLook
 
-NOISY_SHARE = 0.35
-"""Of first boxes (paper: 1): users' boxes are often those of other programs, and tight."""
 SINGLE_SHARE, OTHER_SHARE = 0.15, 0.25
 """Shares of first points whose single mask, and whose mask at random, is looked at again; of the
 others it is the best of three. Boxes always get the single one."""
@@ -77,13 +75,20 @@ class PromptRounds:
         if not self.guided:
             # The paper's encoder gives boxes other tokens than points: one kind at a time.
             chance[0] = chance[0, 0]
-        boxed, noisy = chance[0] < self.recipe.box_share, chance[1, :, None] < NOISY_SHARE
+        boxed, noisy = (
+            chance[0] < self.recipe.box_share,
+            chance[1, :, None] < self.recipe.noisy_boxes,
+        )
         tight = clicks.boxes_of(masks)
         boxes = torch.where(noisy, clicks.noisy_boxes(tight, self.generator), tight)
         self.boxes = torch.where(boxed[:, None], boxes, torch.nan)
-        self.points = self._to_pixels(clicks.first_points(self.target, self.generator))[:, None]
+        self.points = self._to_pixels(self._first_points())[:, None]
         self.labels = torch.where(boxed, -1.0, 1.0)[:, None]
         self.logits: Tensor | None = None
+
+    def _first_points(self) -> Tensor:
+        share = self.recipe.central_points
+        return clicks.first_points(self.target, self.generator, central=share)
 
     def place(self, features: tuple[Tensor, ...], images: int) -> None:
         """Take the features, and draw where in the model's input each of the crops lies."""
@@ -159,7 +164,10 @@ class PromptRounds:
         if not first:
             return (single + iou_error).mean(), torch.zeros_like(single, dtype=torch.long)
         least = loss[:, 1:].min(dim=1)
-        return (least.values + single + iou_error).mean(), least.indices + 1
+        loss = least.values + iou_error
+        if self.recipe.single_first:
+            loss = loss + single
+        return loss.mean(), least.indices + 1
 
     def _chosen(self, draft: Draft, best: Tensor) -> Tensor:
         """Which mask of each first prompt goes on (N,): looked at again, then the mask prompt.

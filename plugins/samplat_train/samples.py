@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from samplat import InputError
+from samplat import InputError, SamplatError
 from samplat_train.augment import recoloured, turned
 from samplat_train.data.pictures import Picture, PictureSource
 from samplat_train.recipe import Recipe
@@ -87,6 +88,12 @@ class CropBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return self.recipe.steps * self.recipe.accumulate
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which pictures there are, by key, and of their shares; not of their pixels."""
+        parts = [f"{share.weight} {pictures_digest(share.source)}" for share in self.shares]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def __getitem__(self, step: int) -> Batch:
         """Batch `step`.
 
@@ -115,7 +122,7 @@ class CropBatches(Dataset[Batch]):
                 f"{names}: no object to learn from in {TRIES} crops; expected labels > 0 that "
                 f"cover at least {MIN_AREA} pixels and at most {MAX_SHARE:.0%} of a crop"
             )
-        colour = recoloured(image, rng)
+        colour = recoloured(image, rng) if self.recipe.augment else image
         dense = labels[0, ::DENSE_STRIDE, ::DENSE_STRIDE].astype(np.int32)
         return np.ascontiguousarray(colour.transpose(2, 0, 1)), masks, dense
 
@@ -124,15 +131,45 @@ class CropBatches(Dataset[Batch]):
     ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         size = self.recipe.crop
         if not self.recipe.fit:
-            return cut(picture.image, picture.labels, size, rng)
+            image, labels = cut(picture.image, picture.labels, size, rng)
+            return turned(image, labels, rng) if self.recipe.augment else (image, labels)
         reach = max(picture.image.shape[:2]) * size / self.recipe.image_size
-        return cut_fitting(picture.image, picture.labels, size, reach, rng)
+        turn = self.recipe.augment
+        return cut_fitting(picture.image, picture.labels, size, reach, rng, turn=turn)
 
     def _picture(self, rng: np.random.Generator) -> Picture:
         number = int(rng.choice(len(self.shares), p=self.odds))
         source = self.shares[number].source
         i = int(rng.integers(len(source)))
         return self.cache.get((number, i), lambda: with_small_ids(source.read(i)))
+
+
+def pictures_digest(source: PictureSource) -> str:
+    """SHA-256 of the keys of a source's pictures."""
+    digest = hashlib.sha256()
+    for i in range(len(source)):
+        digest.update(f"{source.key(i)}\n".encode())
+    return digest.hexdigest()
+
+
+class Reported(Dataset[Batch | SamplatError]):
+    """Batches, or what keeps one from being made, as a value.
+
+    What a loader's own process raises would arrive with its whole traceback.
+
+    Args:
+        batches: made here.
+    """
+
+    def __init__(self, batches: CropBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | SamplatError:
+        """Batch `step`, or the error."""
+        try:
+            return self.batches[step]
+        except SamplatError as error:
+            return error
 
 
 class PictureCache:
@@ -195,7 +232,7 @@ def cut(
     pixels = np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
     rows = y + ((np.arange(size) + 0.5) * h / size).astype(int)
     columns = x + ((np.arange(size) + 0.5) * w / size).astype(int)
-    return turned(pixels, np.asarray(labels[:, rows][:, :, columns]), rng)
+    return pixels, np.asarray(labels[:, rows][:, :, columns])
 
 
 def cut_fitting(
@@ -204,6 +241,8 @@ def cut_fitting(
     size: int,
     reach: float,
     rng: np.random.Generator,
+    *,
+    turn: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """A random window at about the zoom at which a model sees the picture in use.
 
@@ -216,13 +255,16 @@ def cut_fitting(
         size: side of the result.
         reach: pixels of the picture along its side at the zoom of use.
         rng: source of randomness.
+        turn: turn and mirror what is seen.
     """
     limit = np.array(labels.shape[1:])
     side = max(32.0, reach * np.exp(rng.uniform(*np.log(FIT_ZOOMS))))
     extent = np.minimum(limit, int(side))
     start = np.clip(_anchor(labels, rng) - (extent * rng.random(2)).astype(int), 0, limit - extent)
     (y, x), (h, w) = start, extent
-    window, inside = turned(image[y : y + h, x : x + w], labels[:, y : y + h, x : x + w], rng)
+    window, inside = image[y : y + h, x : x + w], labels[:, y : y + h, x : x + w]
+    if turn:
+        window, inside = turned(window, inside, rng)
     h, w = (max(1, min(size, round(n * size / side))) for n in inside.shape[1:])
     pixels = np.empty((size, size, 3), np.uint8)
     pixels[:] = PADDING_COLOUR

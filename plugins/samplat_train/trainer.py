@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,10 +22,10 @@ from torch.utils.data import DataLoader
 from samplat import BUILDERS, InputError, Sam, SamplatError, load_model
 from samplat_train import losses
 from samplat_train.logs import RunLog
-from samplat_train.optimizer import make_optimizer, set_rate
+from samplat_train.optimizer import choose_learning, make_optimizer, set_drop_path, set_rate
 from samplat_train.recipe import Recipe
 from samplat_train.rounds import PromptRounds
-from samplat_train.samples import Batch, CropBatches
+from samplat_train.samples import Batch, CropBatches, Reported
 from samplat_train.transplant import initialise_encoder, is_encoder_file
 
 UNREADABLE = (OSError, EOFError, KeyError, RuntimeError, ValueError, UnpicklingError)
@@ -69,6 +70,8 @@ class TrainingState:
 class Validation:
     """Stops a run that no longer gets better."""
 
+    digest: str
+    """What the score is measured on, as a digest: a run must not go on with another."""
     score: Callable[[Sam], float]
     """Larger is better; called with the averaged model."""
     every: int
@@ -107,8 +110,9 @@ def train(
             on every device.
 
     Raises:
-        InputError: `run_dir` holds a run of another recipe.
-        SamplatError: the loss became NaN or infinite, or the disk is full; the last good
+        InputError: `run_dir` holds a run of another recipe, other data or another start, or a
+            picture cannot be used.
+        SamplatError: loss or gradient became NaN or infinite, or the disk is full; the last good
             checkpoint is kept.
     """
     torch.manual_seed(recipe.seed)
@@ -118,7 +122,8 @@ def train(
     if start_from:
         load_start(state, start_from)
     checkpoint = run_dir / "checkpoint.pt"
-    resume(state, recipe, checkpoint)
+    origin = origin_of(state, batches, validation)
+    resume(state, recipe, checkpoint, origin)
     with RunLog(run_dir, state.step) as log:
         groups = _loader(batches, recipe, state.step)
         while state.step < recipe.steps and not _is_over(state, validation):
@@ -129,7 +134,7 @@ def train(
             _validate(state, validation, log)
             ended = state.step == recipe.steps or _is_over(state, validation)
             if ended or state.step % save_every == 0:
-                save(state, recipe, checkpoint)
+                save(state, recipe, checkpoint, origin)
                 on_save(state)
     if state.best_weights:
         state.average.load_state_dict(state.best_weights)
@@ -144,6 +149,8 @@ def new_state(
         if recipe.architecture not in BUILDERS:
             raise InputError(f"architecture must be one of {', '.join(BUILDERS)}")
         model = BUILDERS[recipe.architecture](image_size=recipe.image_size)
+    choose_learning(model, recipe.learn)
+    set_drop_path(model.image_encoder, recipe.drop_path)
     dense_head = nn.Conv2d(model.prompt_encoder.dim, 4, 1).to(device)
     model = model.to(device)
     optimizer = make_optimizer(recipe, [(model, ""), (dense_head, "dense_head.")])
@@ -180,20 +187,27 @@ def _load_into(model: Sam, path: Path) -> None:
 
 
 def train_step(state: TrainingState, recipe: Recipe, group: list[Batch]) -> StepReport:
-    """One optimiser step on `recipe.accumulate` batches."""
+    """One optimiser step on `recipe.accumulate` batches; `state` is kept if it fails.
+
+    Raises:
+        SamplatError: loss or gradient became NaN or infinite.
+    """
     started = time.perf_counter()
+    # What a layer drops must not depend on whether the run was interrupted.
+    torch.manual_seed(recipe.seed * 1_000_003 + state.step)
     set_rate(state.optimizer, recipe, state.step)
     set_mode(state.model, recipe)
     state.optimizer.zero_grad(set_to_none=True)
     parts = [_backward(state, recipe, batch, i, len(group)) for i, batch in enumerate(group)]
     figures = {name: sum(part[name] for part in parts) / len(parts) for name in parts[0]}
-    if not math.isfinite(figures["loss"]):
-        raise SamplatError(
-            f"the loss became {figures['loss']} at step {state.step}; the last checkpoint is kept: "
-            "resume with a lower --learning-rate"
-        )
     learning = [p for g in state.optimizer.param_groups for p in g["params"]]
-    nn.utils.clip_grad_norm_(learning, 1.0)
+    gradient = float(nn.utils.clip_grad_norm_(learning, 1.0))
+    if not math.isfinite(figures["loss"]) or not math.isfinite(gradient):
+        raise SamplatError(
+            f"at step {state.step} the loss is {figures['loss']:.4g} and the norm of its gradient "
+            f"{gradient:.4g}; the last checkpoint is kept: begin another run directory with "
+            "--start-from it and a lower --recipe learning_rate"
+        )
     state.optimizer.step()
     state.step += 1
     _average(state, recipe)
@@ -282,7 +296,23 @@ def _is_over(state: TrainingState, validation: Validation | None) -> bool:
     return validation is not None and state.stale >= validation.patience
 
 
-def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
+def origin_of(
+    state: TrainingState, batches: CropBatches, validation: Validation | None
+) -> dict[str, str]:
+    """What a run must share with another, besides the recipe, to be the same run."""
+    start = hashlib.sha256()
+    for name, tensor in state.model.state_dict().items():
+        start.update(name.encode())
+        start.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    judged = "nothing"
+    if validation:
+        judged = f"{validation.digest} {validation.every} {validation.patience}"
+    return {"data": batches.digest, "starting weights": start.hexdigest(), "validation": judged}
+
+
+def save(
+    state: TrainingState, recipe: Recipe, path: Path, origin: Mapping[str, str] | None = None
+) -> None:
     """Write a checkpoint under a temporary name, then rename: a full disk leaves the last one.
 
     Raises:
@@ -299,6 +329,7 @@ def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
         "stale": state.stale,
         "best_weights": state.best_weights,
         "recipe": asdict(recipe),
+        "origin": dict(origin or {}),
     }
     try:
         with partial.open("wb") as file:
@@ -315,11 +346,13 @@ def save(state: TrainingState, recipe: Recipe, path: Path) -> None:
         ) from error
 
 
-def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
+def resume(
+    state: TrainingState, recipe: Recipe, path: Path, origin: Mapping[str, str] | None = None
+) -> None:
     """Load a checkpoint into `state` if there is one.
 
     Raises:
-        InputError: it belongs to another recipe; names what differs.
+        InputError: it belongs to another recipe, or has another origin; names what differs.
     """
     if not path.exists():
         return
@@ -334,6 +367,12 @@ def resume(state: TrainingState, recipe: Recipe, path: Path) -> None:
     if differing := [k for k in mine if mine[k] != saved["recipe"].get(k)]:
         old = ", ".join(f"{k}={saved['recipe'].get(k)}" for k in differing)
         raise InputError(f"{path} is of a run with {old}; use that or another run directory")
+    theirs = saved.get("origin", {})
+    if other := [name for name, value in (origin or {}).items() if theirs.get(name) != value]:
+        raise InputError(
+            f"{path} is of a run with other {' and '.join(other)}; use the same, or another run "
+            "directory"
+        )
     for name in ("model", "average", "dense_head", "optimizer"):
         getattr(state, name).load_state_dict(saved[name])
     for name in ("step", "best", "stale", "best_weights"):
@@ -345,7 +384,7 @@ def _loader(batches: CropBatches, recipe: Recipe, start: int) -> Iterator[list[B
     parts = recipe.accumulate
     loader = iter(
         DataLoader(
-            batches,
+            Reported(batches),
             batch_size=None,
             sampler=range(start * parts, recipe.steps * parts),
             num_workers=1,
@@ -353,7 +392,13 @@ def _loader(batches: CropBatches, recipe: Recipe, start: int) -> Iterator[list[B
         )
     )
     for _ in range(start, recipe.steps):
-        yield [next(loader) for _ in range(parts)]
+        yield [_usable(next(loader)) for _ in range(parts)]
+
+
+def _usable(made: Batch | SamplatError) -> Batch:
+    if isinstance(made, SamplatError):
+        raise made
+    return made
 
 
 @torch.no_grad()

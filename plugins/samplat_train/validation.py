@@ -39,6 +39,18 @@ class Figures:
         return asdict(self)
 
 
+def as_model(sam: samplat.Sam, architecture: str) -> samplat.Model:
+    """A network in training as a model that answers, in full precision."""
+    return samplat.Model(
+        sam=sam,
+        name="in training",
+        architecture=architecture,
+        weights_sha256="",
+        precision="fp32",
+        device=next(sam.parameters()).device,
+    )
+
+
 def measure(model: samplat.Model, source: PictureSource, *, limit: int | None = None) -> Figures:
     """Ask a model for the objects of pictures, each with its centre point and its tight box.
 

@@ -79,6 +79,10 @@ class PatchEmbed(nn.Module):
 class Block(nn.Module):
     """Transformer block (B, H, W, C); attention is global when `window_size` is 0."""
 
+    drop_path = 0.0
+    """Share of the images of a training batch for which each branch is left out (stochastic depth,
+    Huang et al. 2016); set by what trains."""
+
     def __init__(self, dim: int, heads: int, window_size: int, tokens: int) -> None:
         super().__init__()
         self.window_size = window_size
@@ -88,9 +92,14 @@ class Block(nn.Module):
         self.mlp = MLPBlock(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self._attend(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
+        x = x + self._dropped(self._attend(self.norm1(x)))
+        return x + self._dropped(self.mlp(self.norm2(x)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= self.drop_path
+        return branch * kept / (1 - self.drop_path)
 
     def _attend(self, x: Tensor) -> Tensor:
         if self.window_size == 0:

@@ -1,7 +1,11 @@
 """`samplat draw-scenes` and `samplat train`, through the real command line."""
 
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors import safe_open
 
 import samplat
 from samplat import InputError, cli
@@ -104,3 +108,64 @@ def test_other_suffixes_are_refused_before_training(scenes, tmp_path, capsys):
     assert run("train", scenes, "-o", tmp_path / "mine.pth", "--run-dir", tmp_path / "run") == 1
     assert "weights are written as .safetensors" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def bad_folder(tmp_path, labels):
+    for part in ("images", "labels"):
+        (tmp_path / "bad" / part).mkdir(parents=True)
+    Image.fromarray(np.full((96, 96, 3), 90, np.uint8)).save(tmp_path / "bad" / "images" / "a.png")
+    Image.fromarray(labels).save(tmp_path / "bad" / "labels" / "a.png")
+    return tmp_path / "bad"
+
+
+def bad_sa1b(tmp_path):
+    masks = np.zeros((1, 80, 90), bool)
+    masks[0, 20:60, 20:70] = True
+    write_sa1b(tmp_path / "bad", "sa_1", np.zeros((80, 90, 3), np.uint8), masks)
+    path = tmp_path / "bad" / "sa_1.json"
+    record = json.loads(path.read_text())
+    record["annotations"][0]["segmentation"]["counts"] = "~~~"
+    path.write_text(json.dumps(record))
+    return tmp_path / "bad"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: bad_folder(p, np.zeros((96, 96), np.uint16)), "no object to learn from"),
+        (lambda p: bad_folder(p, np.ones((40, 96), np.uint16)), "a.png"),
+        (bad_sa1b, "sa_1.json"),
+    ],
+    ids=["empty labels", "another size", "corrupt run lengths"],
+)
+def test_data_that_cannot_be_learned_from_are_one_line(make, message, tmp_path, capsys):
+    options = [o for change in QUICK for o in ("--recipe", change)]
+    out = tmp_path / "mine.safetensors"
+    assert run("train", make(tmp_path), "-o", out, "--run-dir", tmp_path / "run", *options) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert message in told[0]
+    assert "Traceback" not in told[0]
+    assert not out.exists()
+
+
+def test_a_run_is_judged_and_stops_early(scenes, tmp_path):
+    options = [o for c in ["steps=6", *QUICK[1:]] for o in ("--recipe", c)]
+    judged = ["--validate", scenes, "--validate-every", 1, "--patience", 1]
+    out, run_dir = tmp_path / "mine.safetensors", tmp_path / "run"
+    facts = ["--metadata", "licence=CC0-1.0"]
+    files = [scenes, "-o", out, "--run-dir", run_dir]
+    assert run("train", *files, *options, *judged, *facts) == 0
+    lines = (run_dir / "figures.csv").read_text().splitlines()
+    assert lines[0] == "step,figure,value"
+    scores = [float(line.split(",")[2]) for line in lines[1:]]
+    assert 2 <= len(scores) <= 6
+    assert all(0 <= s <= 1 for s in scores)
+    with safe_open(out, framework="pt") as file:
+        assert file.metadata()["licence"] == "CC0-1.0"
+
+
+def test_metadata_needs_a_name(scenes, tmp_path, capsys):
+    files = [scenes, "-o", tmp_path / "m.safetensors", "--run-dir", tmp_path / "run"]
+    assert run("train", *files, "--metadata", "nothing") == 1
+    assert "expected --metadata NAME=TEXT, got 'nothing'" in capsys.readouterr().err

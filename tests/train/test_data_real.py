@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -83,3 +84,20 @@ def test_a_panchromatic_scene(data):
     ours, theirs = first.labels.any(axis=0), second.labels.any(axis=0)
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.99
     assert np.corrcoef(first.image[..., 0].ravel(), second.image[..., 0].ravel())[0, 1] > 0.9
+
+
+def test_no_picture_to_train_on_is_one_to_evaluate_on(data):
+    """By the digest of the decoded pixels, whatever the files are called."""
+    train = data.parent / "train"
+    if not train.is_dir():
+        pytest.skip("no training data beside the evaluation data")
+
+    def digests(root):
+        files = (p for p in root.rglob("*") if p.suffix in (".png", ".jpg", ".tif"))
+        pictures = (p for p in files if "labels" not in str(p.relative_to(root)))
+        return {hashlib.sha256(np.asarray(Image.open(p)).tobytes()).hexdigest() for p in pictures}
+
+    learned, judged = digests(train), digests(data)
+    assert len(learned) > 300
+    assert len(judged) > 200
+    assert not learned & judged

@@ -1,5 +1,6 @@
 """Fine-tuning: what learns, what stays, what is held out, and what is kept."""
 
+import copy
 import json
 from dataclasses import dataclass, field, replace
 
@@ -57,7 +58,7 @@ def test_the_decoder_alone_learns(model, tmp_path):
     result = finetune(model, Discs(), tmp_path / "run", replace(QUICK, patience=9))
     touched = changed(model.sam, result.sam)
     assert touched
-    assert all(n.startswith(("prompt_encoder.", "mask_decoder.")) for n in touched)
+    assert all(n.startswith(("prompt_encoder.", "mask_decoder.", "mask_refiner.")) for n in touched)
     assert result.learned < sum(p.numel() for p in model.sam.parameters()) / 3
     assert (result.trained_on, result.held_out) == (len(Discs()) - result.held_out, result.held_out)
 
@@ -107,11 +108,22 @@ def test_a_fine_tuning_resumes_to_equal_bits(model, tmp_path):
         if report.step == 2:
             raise KeyboardInterrupt
 
-    # a checkpoint is written every min(50, steps) steps: here at the end alone
     with pytest.raises(KeyboardInterrupt):
-        finetune(model, Discs(), tmp_path / "cut", settings, on_step=stop)
-    again = finetune(model, Discs(), tmp_path / "cut", settings)
+        finetune(model, Discs(), tmp_path / "cut", settings, on_step=stop, save_every=1)
+    assert torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)["step"] == 1
+    again = finetune(model, Discs(), tmp_path / "cut", settings, save_every=1)
     assert not changed(whole.sam, again.sam)
+
+
+def test_another_parent_or_share_does_not_go_on_with_a_run(model, tmp_path):
+    finetune(model, Discs(), tmp_path / "run", QUICK)
+    with pytest.raises(samplat.InputError, match="other data"):
+        finetune(model, Discs(), tmp_path / "run", replace(QUICK, held_out=0.7))
+    other = copy.deepcopy(model.sam)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.5)
+    with pytest.raises(samplat.InputError, match="other starting weights"):
+        finetune(replace(model, sam=other), Discs(), tmp_path / "run", QUICK)
 
 
 def test_merging_changes_no_answer(model):
