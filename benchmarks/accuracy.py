@@ -15,8 +15,9 @@ IoU over objects unless said otherwise:
     flood_point           flood fill within 20 grey levels of the point
     watershed_point random_walker_point      markers: the point, and the picture's border
 
-Besides: n objects, pictures, ms_encode and ms_prompt (medians), parameters of the model. Volumes
-are asked slice by slice and with boxes only; a slice without objects is no picture.
+Besides: n objects, pictures, ms_encode and ms_prompt (medians); below the table, the parameters of
+the model. Volumes are asked slice by slice and with boxes only; a slice without objects is no
+picture.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -188,6 +190,24 @@ def chosen_sets(root: Path, names: str | None) -> list[EvaluationSet]:
     return there
 
 
+def check_output(path: Path) -> None:
+    """Refuse, before the long run, a file that could not be written after it.
+
+    Raises:
+        InputError: its directory is missing or cannot be written, or it is one itself.
+    """
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory; choose another name")
+    if not folder.is_dir():
+        raise InputError(f"cannot write {path}: there is no directory {folder}; make it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}: {folder}") from None
+
+
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
@@ -259,8 +279,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 0, or 1 with one line that says what is wrong."""
     parsed = parse_arguments(arguments)
     try:
+        if parsed.json:
+            check_output(parsed.json)
         results = run(parsed)
         print(table(results))
+        if counts := {f["parameters"] for f in results.values() if "parameters" in f}:
+            print(f"parameters of {parsed.model}: {counts.pop():,}")
         if (error := error_of_all(results)) is not None:
             print(f"iou_error over all objects: {error:.3f}")
         if parsed.json:

@@ -1,6 +1,8 @@
 """Segment a photograph and a georeferenced scene with the bundled model, and draw both.
 
 python docs/examples/demo.py --output demo
+
+The picture of the README, `docs/images/demo.png`, is a copy of what this writes as `demo.png`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from samplat_train.scenes import draw_scene
 
 CLICK = (271, 121)
 """A point x, y on a coin of scikit-image's picture `coins`."""
+HEIGHT = 384
+"""Of the picture that shows everything, in pixels."""
 
 
 def main() -> None:
@@ -30,13 +34,13 @@ def main() -> None:
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    segment_photograph(output)
-    segment_scene(output)
+    pictures = [*segment_photograph(output), segment_scene(output)]
+    side_by_side(pictures).save(output / "demo.png")
     print(f"done in {time.perf_counter() - started:.0f} s; look into {output}/")
 
 
-def segment_photograph(output: Path) -> None:
-    """One click, one box and everything, on a photograph that scikit-image brings along."""
+def segment_photograph(output: Path) -> list[Image.Image]:
+    """One click, then everything, on a photograph that scikit-image brings along."""
     image = np.repeat(data.coins()[..., None], 3, axis=2)
     model = samplat.load_model("samplat-tiny")
     embedding = samplat.embed(model, image)
@@ -44,17 +48,16 @@ def segment_photograph(output: Path) -> None:
     everything = samplat.generate_masks(model, embedding, points_per_side=24)
     clicked = overlay(image, click.best()[0].astype(np.uint32))
     ImageDraw.Draw(clicked).ellipse([c + d for d in (-5, 5) for c in CLICK], fill="lime")
-    both = Image.new("RGB", (image.shape[1] * 2, image.shape[0]))
-    both.paste(clicked, (0, 0))
-    both.paste(overlay(image, everything.to_labels("small")), (image.shape[1], 0))
-    both.save(output / "photograph.png")
+    pictures = [clicked, overlay(image, everything.to_labels("small"))]
+    side_by_side(pictures).save(output / "photograph.png")
     print(
         f"photograph.png: one click (predicted IoU {click.predicted_iou.max():.2f}) "
         f"and {len(everything)} masks from a grid of 24 x 24 points"
     )
+    return pictures
 
 
-def segment_scene(output: Path) -> None:
+def segment_scene(output: Path) -> Image.Image:
     """A drawn aerial scene as a GeoTIFF, segmented in tiles by the command line."""
     scene = draw_scene(np.random.default_rng(7), size=768, kind="aerial")
     write_geotiff(output / "scene.tif", scene.image)
@@ -63,8 +66,10 @@ def segment_scene(output: Path) -> None:
     command = [sys.executable, "-m", "samplat", "tile-segment", str(output / "scene.tif")]
     subprocess.run([*command, *map(str, outputs), *options], check=True)
     with rasterio.open(outputs[0]) as labels:
-        overlay(scene.image, labels.read(1)).save(output / "scene.png")
+        picture = overlay(scene.image, labels.read(1))
+    picture.save(output / "scene.png")
     print("scene.png: the scene and its objects; labels.tif, labels.zarr, objects.parquet beside")
+    return picture
 
 
 def write_geotiff(path: Path, image: np.ndarray) -> None:
@@ -85,6 +90,12 @@ def overlay(image: np.ndarray, labels: np.ndarray) -> Image.Image:
     edge[1:, 1:] = (inner != labels[:-1, 1:]) | (inner != labels[1:, :-1])
     tinted[edge] = 255
     return Image.fromarray(tinted.astype(np.uint8))
+
+
+def side_by_side(pictures: list[Image.Image]) -> Image.Image:
+    """The pictures in one row, all `HEIGHT` pixels high."""
+    scaled = [p.resize((round(p.width * HEIGHT / p.height), HEIGHT)) for p in pictures]
+    return Image.fromarray(np.concatenate([np.asarray(p) for p in scaled], axis=1))
 
 
 if __name__ == "__main__":

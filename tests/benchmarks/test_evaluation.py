@@ -409,6 +409,38 @@ def test_a_model_and_the_classical_tools_share_one_row(tmp_path):
     assert figures["shape_box"] > 0.85
 
 
+def test_the_size_of_the_model_is_printed_once_below_the_table(tmp_path, capsys, monkeypatch):
+    class Sized(Oracle):
+        parameters = 8_123_456
+
+    monkeypatch.setattr(accuracy, "SamplatSegmenter", lambda name: Sized())
+    write_set(tmp_path)
+    out = tmp_path / "out.json"
+    assert accuracy.main([str(tmp_path), "--no-classical", "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[2] == "parameters of samplat-tiny: 8,123,456"
+    assert printed.count("parameters") == 1
+    assert json.loads(out.read_text())["bio_dsb2018"]["parameters"] == 8_123_456
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("missing/out.json", "there is no directory"),
+        ("/proc/out.json", "cannot write /proc/out.json"),
+        ("bio_dsb2018", "it is a directory"),
+    ],
+)
+def test_an_unwritable_json_is_told_before_the_run(tmp_path, capsys, monkeypatch, out, message):
+    write_set(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert accuracy.main([str(tmp_path), "--classical-only", "--json", out]) == 1
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()  # nothing was measured or skipped yet
+    assert message in line
+    assert printed.out == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

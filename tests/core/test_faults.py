@@ -6,7 +6,10 @@ import errno
 import multiprocessing
 import os
 import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -15,15 +18,30 @@ from core.oracle import ArraySource, oracle_job, oracle_tools, paint, random_lab
 from core.racing import compete
 from samplat import files
 from samplat.errors import JobError
+from samplat.executors import Executor, ThreadsExecutor
 from samplat.job import JobResult
-from samplat.pipeline import run_job
+from samplat.pipeline import SERIAL, run_job
 from samplat.store import JobStore
 
+T = TypeVar("T")
 LABELS = random_labels(np.random.default_rng(2), (40, 40), 10, 25)
 
 
-def run(job_dir: Path) -> JobResult:
-    return run_job(oracle_job(job_dir), tools=oracle_tools(image=ArraySource(paint(LABELS))))
+@dataclass(frozen=True)
+class Disordered:
+    """Threads that are handed the tiles in a random order."""
+
+    seed: int
+    workers: int
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        order = np.random.default_rng(self.seed).permutation(np.asarray(indices, int)).tolist()
+        return ThreadsExecutor(workers=self.workers).map(task, order)
+
+
+def run(job_dir: Path, executor: Executor = SERIAL) -> JobResult:
+    tools = oracle_tools(image=ArraySource(paint(LABELS)))
+    return run_job(oracle_job(job_dir), tools=tools, executor=executor)
 
 
 def shard_files(job_dir: Path) -> list[Path]:
@@ -107,6 +125,20 @@ def test_every_missing_shard_is_detected_and_mended(
     shard_files(job_dir)[4].unlink()
     list(run(job_dir).shards())
     assert content(job_dir) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_a_hundred_orders_give_the_same_bytes(
+    workers: int, tmp_path: Path, undisturbed: list[bytes]
+) -> None:
+    run(tmp_path / "straight")
+    table = Path("seams", "table.parquet")
+    for seed in range(100):
+        job_dir = tmp_path / str(seed)
+        run(job_dir, Disordered(seed, workers))
+        assert content(job_dir) == undisturbed, seed
+        assert (job_dir / table).read_bytes() == (tmp_path / "straight" / table).read_bytes()
 
 
 @pytest.mark.parametrize("folder", ["tiles", "objects", "seams", "labels", "painted"])
