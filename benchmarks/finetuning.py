@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import samplat
-from benchmarks.accuracy import default_root, say
+from benchmarks.accuracy import check_output, default_root, say
 from samplat.errors import SamplatError
 from samplat_train.data.opening import open_source
 from samplat_train.data.pictures import PictureSource, Subset
@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print before, after and seconds; 0, or 1 with one line that says what is wrong."""
     parsed = parse_arguments(arguments)
     try:
+        if parsed.json:
+            check_output(parsed.json)
         figures = run(parsed)
         for name in ("point", "point_best", "box"):
             gain = figures[f"after_{name}"] - figures[f"before_{name}"]

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import default_root, say
+from benchmarks.accuracy import check_output, default_root, say
 from benchmarks.evaluation.instances import (
     Matches,
     figures,
@@ -96,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
     chosen = next(s for s in SETS if s.name == parsed.set)
     try:
+        if parsed.json:
+            check_output(parsed.json)
         options = {"points_per_side": parsed.points_per_side}
         methods = {
             "Otsu + watershed": otsu_watershed,
