@@ -10,11 +10,11 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from scipy import fft, ndimage
+from scipy import fft
 from scipy.spatial import cKDTree
 
 from .canvas import Floats
-from .photos import photo_patch
+from .photos import has_photos, photo_patch
 
 BANK = 1024
 
@@ -202,6 +202,8 @@ def _plain(rng: np.random.Generator, shape: tuple[int, int], m: Material) -> Flo
     return 0.25 * fractal(rng, shape, slope=2.0)
 
 
+PHOTO_SHARE = 0.8
+"""How often a surface is a photograph's, where there is a folder of them."""
 PATTERNS: dict[str, Pattern] = {
     "rough": _rough,
     "cloud": _cloud,
@@ -261,6 +263,9 @@ def material(
     rng: np.random.Generator, base: Floats | None = None, *, photo: float = 0.12, vivid: float = 0.6
 ) -> Material:
     """A random surface of any pattern, with colour `base` or a random one."""
+    # A photograph behind drawn figures would tell them apart by texture alone: a model that learns
+    # this takes real objects for background.
+    photo = max(photo, PHOTO_SHARE) if has_photos() else photo
     base = colour(rng, vivid=vivid) if base is None else base
     strong = rng.random() < 0.35
     names = [name for name in PATTERNS if name != "plain"]
@@ -268,15 +273,9 @@ def material(
     return Material(
         base=base,
         other=colour(rng, vivid=vivid) if strong else near_colour(rng, base, 0.25),
-        pattern="plain" if rng.random() < 0.2 else pattern,
+        pattern="plain" if rng.random() < 0.2 and not has_photos() else pattern,
         grain=float(np.exp(rng.uniform(np.log(3), np.log(48)))),
         angle=float(rng.uniform(0, np.pi)),
         contrast=float(rng.uniform(0.1, 0.6)),
         noise=float(rng.uniform(0, 0.05)),
     )
-
-
-def soft_noise(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> Floats:
-    """(h, w) white noise blurred by `sigma` pixels, unit deviation."""
-    white = fractal(rng, shape, slope=0.0)
-    return _unit(ndimage.gaussian_filter(white, sigma))
