@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samplat_train.data.files import read_array
 from samplat_train.data.opening import open_source
 from samplat_train.data.pictures import split
 
@@ -95,7 +96,7 @@ def test_no_picture_to_train_on_is_one_to_evaluate_on(data):
     def digests(root):
         files = (p for p in root.rglob("*") if p.suffix in (".png", ".jpg", ".tif"))
         pictures = (p for p in files if "labels" not in str(p.relative_to(root)))
-        return {hashlib.sha256(np.asarray(Image.open(p)).tobytes()).hexdigest() for p in pictures}
+        return {hashlib.sha256(read_array(p).tobytes()).hexdigest() for p in pictures}
 
     learned, judged = digests(train), digests(data)
     assert len(learned) > 300
