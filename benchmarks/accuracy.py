@@ -26,7 +26,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ from benchmarks.evaluation.segmenter import SamplatSegmenter, Segmenter, Stopwat
 from benchmarks.evaluation.sets import SETS, EvaluationSet, LabelledPicture, select_pictures
 from benchmarks.evaluation.zoom import Zoom, parse_zoom
 from samplat.errors import InputError, SamplatError
+from samplat.files import check_file
 
 COLUMNS = (
     "n",
@@ -190,24 +190,6 @@ def chosen_sets(root: Path, names: str | None) -> list[EvaluationSet]:
     return there
 
 
-def check_output(path: Path) -> None:
-    """Refuse, before the long run, a file that could not be written after it.
-
-    Raises:
-        InputError: its directory is missing or cannot be written, or it is one itself.
-    """
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a directory; choose another name")
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: there is no directory {folder}; make it first")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}: {folder}") from None
-
-
 def say(line: str) -> None:
     """Progress, on stderr."""
     print(line, file=sys.stderr, flush=True)
@@ -280,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
     try:
         if parsed.json:
-            check_output(parsed.json)
+            check_file(parsed.json)
         results = run(parsed)
         print(table(results))
         if counts := {f["parameters"] for f in results.values() if "parameters" in f}:

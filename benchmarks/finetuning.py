@@ -23,8 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import samplat
-from benchmarks.accuracy import check_output, default_root, say
+from benchmarks.accuracy import default_root, say
 from samplat.errors import SamplatError
+from samplat.files import check_file
 from samplat_train.data.opening import open_source
 from samplat_train.data.pictures import PictureSource, Subset
 from samplat_train.finetune import PARTS, FinetuneSettings, finetune
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
     try:
         if parsed.json:
-            check_output(parsed.json)
+            check_file(parsed.json)
         figures = run(parsed)
         for name in ("point", "point_best", "box"):
             gain = figures[f"after_{name}"] - figures[f"before_{name}"]

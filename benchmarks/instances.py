@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import check_output, default_root, say
+from benchmarks.accuracy import default_root, say
 from benchmarks.evaluation.instances import (
     Matches,
     figures,
@@ -36,6 +36,7 @@ from benchmarks.evaluation.instances import (
 )
 from benchmarks.evaluation.sets import SETS, LabelledPicture, select_pictures
 from samplat.errors import SamplatError
+from samplat.files import check_file
 
 Method = Callable[[NDArray[np.uint8]], NDArray[np.integer[Any]]]
 """A picture (H, W, 3) to labels (H, W)."""
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = next(s for s in SETS if s.name == parsed.set)
     try:
         if parsed.json:
-            check_output(parsed.json)
+            check_file(parsed.json)
         options = {"points_per_side": parsed.points_per_side}
         methods = {
             "Otsu + watershed": otsu_watershed,

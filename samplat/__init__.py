@@ -27,6 +27,7 @@ _HOME = {
         "save_model",
     ),
     "embedding": ("Embedding", "EmbeddingKey"),
+    "files": ("check_file", "check_writable"),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
@@ -82,7 +83,9 @@ __all__ = [
     "TileGrid",
     "Window",
     "Windows",
+    "check_file",
     "check_new_name",
+    "check_writable",
     "choose_progress",
     "embed",
     "generate_masks",
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
         save_model,
     )
     from samplat.embedding import Embedding, EmbeddingKey
+    from samplat.files import check_file, check_writable
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from samplat.errors import InputError, SamplatError
+from samplat.files import check_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,7 +171,7 @@ def predict(
         raise typer.BadParameter("give at least one --point or a --box")
     if output.suffix.lower() != ".png":
         raise typer.BadParameter(f"--output is a PNG; end its name in .png, got {output.name!r}")
-    check_output(output)
+    check_file(output)
     _predict(image, output, points, labels, corners, model)
 
 
@@ -224,27 +224,6 @@ def parse_numbers(text: str, count: int, option: str) -> tuple[float, ...]:
     if len(numbers) != count:
         raise typer.BadParameter(f"{option} takes {count} numbers with commas, got {text!r}")
     return numbers
-
-
-def check_output(path: Path) -> None:
-    """Refuse an output that cannot be written, before any long work.
-
-    Raises:
-        InputError: its folder is missing or not writable, or it is a folder itself.
-    """
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {path}: there is no folder {folder}; make it first")
-    try:
-        # permissions say nothing to root, nor about a full or read-only disk
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror} in {folder}; choose another folder"
-        ) from error
 
 
 def read_picture(path: Path) -> NDArray[Any]:

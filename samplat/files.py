@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from samplat.errors import JobError
+from samplat.errors import InputError, JobError
 
 TEMPORARY = ".samplat-tmp"
 """Suffix of files that are being written; a killed process may leave some."""
@@ -19,6 +20,32 @@ TEMPORARY = ".samplat-tmp"
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(data).hexdigest()
+
+
+def check_writable(output: Path) -> None:
+    """Refuse, before any long work, an output whose directory is missing or cannot be written.
+
+    Raises:
+        InputError: that, saying what to do.
+    """
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"cannot write {output}: there is no directory {folder}; make it first")
+    try:
+        # permissions say nothing to root, nor about a full or read-only disk
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write {output}: {error.strerror}: {folder}; choose another directory"
+        ) from None
+
+
+def check_file(output: Path) -> None:
+    """Like `check_writable`, for an output that is to be a file."""
+    if output.is_dir():
+        raise InputError(f"cannot write {output}: it is a directory; choose another name")
+    check_writable(output)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from samplat.model.windows import Prompted
 from samplat.pixels import as_uint8
 from samplat.prompts import Prompts
 
-REDUCED = {"bf16": torch.bfloat16, "fp16": torch.float16}
+REDUCED = {"bf16": torch.bfloat16}
 """Precisions other than full, and the type that they compute in."""
 SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
 """Which of the decoder's four masks."""

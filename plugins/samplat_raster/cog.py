@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from samplat import JobResult
+from samplat import JobResult, check_file
 from samplat_raster.georeference import affine_of
-from samplat_raster.outputs import check_file, label_dtype, narrowed, replacing
+from samplat_raster.outputs import label_dtype, narrowed, replacing
 
 COG_OPTIONS = {
     "COMPRESS": "ZSTD",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from samplat import InputError, JobResult
+from samplat import InputError, JobResult, check_writable
 from samplat_raster.georeference import affine_of
-from samplat_raster.outputs import check_writable, label_dtype, narrowed, replacing
+from samplat_raster.outputs import label_dtype, narrowed, replacing
 
 MARK = "samplat_labels"
 """Attribute of the group by which we know our own output, and may replace it."""

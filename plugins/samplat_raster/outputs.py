@@ -6,7 +6,6 @@ import glob
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,32 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import HOLE, InputError, JobError, JobResult
+from samplat import HOLE, JobError, JobResult
 
 SUFFIX = ".samplat-tmp"
-
-
-def check_writable(output: Path) -> None:
-    """Refuse an output whose directory is missing or cannot be written.
-
-    Raises:
-        InputError: that, saying what to do.
-    """
-    folder = output.absolute().parent
-    if not folder.is_dir():
-        raise InputError(f"cannot write {output}: there is no directory {folder}; make it first")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {output}: {error.strerror}: {folder}") from None
-
-
-def check_file(output: Path) -> None:
-    """Like `check_writable`, for an output that is to be a file."""
-    check_writable(output)
-    if output.is_dir():
-        raise InputError(f"cannot write {output}: it is a directory; choose another name")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import JobError, JobResult
+from samplat import JobError, JobResult, check_file
 from samplat_raster.georeference import geodesic_areas, to_world
-from samplat_raster.outputs import check_file, replacing
+from samplat_raster.outputs import replacing
 from samplat_raster.polygons import outline
 
 COPIED_COLUMNS = ("id", "area_px", "predicted_iou", "stability", "truncated")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samplat import InputError, SamplatError
+from samplat import SamplatError
 
 if TYPE_CHECKING:
     from samplat_train.finetune import Finetuned
@@ -60,8 +60,8 @@ def finetune(
         seed=seed,
     )
     samplat.check_new_name(name, replace=replace)
-    if json_out and not json_out.absolute().parent.is_dir():
-        raise InputError(f"cannot write {json_out}: there is no directory {json_out.parent}")
+    if json_out:
+        samplat.check_file(json_out)
     source = join([open_source(text) for text in data])
     start = samplat.load_model(model)
     place = run_dir or Path(f"finetune-{name}")

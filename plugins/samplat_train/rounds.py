@@ -115,7 +115,7 @@ class PromptRounds:
                 second = self._look_again(one)
                 meant = (chosen == best) | (chosen == 0)
                 loss = loss + second.loss(self.masks, meant)
-                self._note(second.logits, second.iou, meant, first=i == 0)
+                self._note(second.logits, second.refined.iou, meant, first=i == 0)
                 logits = second.logits
             yield loss * (1.0 if i == 0 else self.recipe.later_weight)
             if i < len(self.plan):

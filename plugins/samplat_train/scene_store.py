@@ -38,10 +38,24 @@ def write_scenes(
         InputError: the folder holds no photographs, or one that cannot be read.
     """
     use_photos(photos)
+    try:
+        draw = partial(_draw, folder, size, seed, kind)
+        _write_missing(folder, count, draw, workers, photos, on_scene)
+    finally:
+        use_photos(None)
+
+
+def _write_missing(
+    folder: Path,
+    count: int,
+    draw: Callable[[int], None],
+    workers: int,
+    photos: Path | None,
+    on_scene: Callable[[int], None],
+) -> None:
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(count) if not (folder / "labels" / f"{i:06}.npy").exists()]
-    draw = partial(_draw, folder, size, seed, kind)
     if workers == 1:
         for done, _ in enumerate(map(draw, missing), 1):
             on_scene(done)

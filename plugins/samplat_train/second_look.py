@@ -39,7 +39,6 @@ class SecondLook:
         size = (features[2].shape[-2], features[2].shape[-1])
         self.windows = _moved(Windows.around(draft.logits, prompts, size), generator)
         self.refined = model.mask_refiner(features, draft, prompts, self.windows)
-        self.iou: Tensor = self.refined.iou
         self.draft = draft
         with torch.no_grad():
             self.logits = merged_masks(
@@ -65,8 +64,9 @@ class SecondLook:
         before = window_iou(draft, target, known, cell, total)
         after = window_iou(logits, target, known, cell, total)
         weight = (meant | (before > GOOD)).float()
-        error = (self.iou - after).square()
-        return (weight * window_loss(logits, target, known) + error).mean()
+        error = (self.refined.iou - after).square()
+        loss: Tensor = (weight * window_loss(logits, target, known) + error).mean()
+        return loss
 
 
 def window_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Sam(nn.Module):
         sparse, dense = self.prompt_encoder(features[0], points, labels, boxes, masks)
         pe = self.prompt_encoder.dense_pe().to(features[0].dtype)
         draft: Draft = self.mask_decoder(features, pe, sparse, dense)
-        return draft, Prompted.of(len(draft.iou), points, labels, boxes)
+        return draft, Prompted.of(draft.iou, points, labels, boxes)
 
     def finish(
         self, features: tuple[Tensor, ...], draft: Draft, prompts: Prompted

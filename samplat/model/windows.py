@@ -35,15 +35,15 @@ class Prompted(NamedTuple):
 
     @classmethod
     def of(
-        cls, count: int, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
+        cls, draft: Tensor, points: Tensor | None, labels: Tensor | None, boxes: Tensor | None
     ) -> Prompted:
-        """Prompts of which some were left out: padding points, boxes of NaN."""
+        """Prompts of N drafts (N, ...); what was left out is padding points and boxes of NaN."""
+        count, device = len(draft), draft.device
         if points is None or labels is None:
-            device = None if boxes is None else boxes.device
             points = torch.zeros(count, 1, 2, device=device)
-            labels = points.new_full((count, 1), PADDING)
+            labels = torch.full((count, 1), PADDING, device=device)
         if boxes is None:
-            boxes = points.new_full((count, 4), torch.nan)
+            boxes = torch.full((count, 4), torch.nan, device=device)
         return cls(points, labels, boxes)
 
     def repeated(self, times: int) -> Prompted:

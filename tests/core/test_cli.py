@@ -89,7 +89,7 @@ def test_wrong_usage_is_status_2(
         ("picture.png", "3,3", "mask.png", "vit_b", 1, "downloads are switched off"),
         ("picture.png", "3,3", "no/mask.png", "vit_b", 1, "cannot write no/mask.png: there is no"),
         ("picture.png", "3,3", "/proc/mask.png", "vit_b", 1, "cannot write /proc/mask.png"),
-        ("picture.png", "3,3", "folder.png", "vit_b", 1, "folder.png: it is a folder"),
+        ("picture.png", "3,3", "folder.png", "vit_b", 1, "folder.png: it is a directory"),
         ("picture.png", "3,3", "mask.xyz", "vit_b", 2, "end its name in .png, got 'mask.xyz'"),
         ("picture.png", "3,3", "mask.jpg", "vit_b", 2, "end its name in .png, got 'mask.jpg'"),
     ],
@@ -127,7 +127,7 @@ def test_ctrl_c_is_a_line_and_status_130(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "check_output", stop)
+    monkeypatch.setattr(cli, "check_file", stop)
     status, out, err = run("predict", "a.png", "--point", "1,2", "-o", "b.png", capsys=capsys)
     assert (status, out) == (130, "")
     assert err == "error: stopped; a job resumes with the same command\n"

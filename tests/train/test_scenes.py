@@ -103,6 +103,7 @@ def test_the_same_scene_with_and_without_photographs_differs_and_repeats(photos,
     plain, first, again = (np.load(f / "images" / "000001.npy") for f in folders)
     assert np.array_equal(first, again)
     assert not np.array_equal(plain, first)
+    assert not has_photos()  # nothing of it is left for the next
 
 
 def test_a_folder_without_photographs_is_refused(tmp_path):

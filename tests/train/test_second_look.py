@@ -78,7 +78,7 @@ def test_a_draft_of_something_else_teaches_its_predicted_iou_alone(meant):
     truth = rectangle(8, 8, 30, 30)
     elsewhere = 8 * rectangle(10, 10, 15, 15, SIDE // 4) - 4
     second, loss = look([40, 40, 60, 60], truth, elsewhere, meant)
-    error = float((second.iou - 0) ** 2)
+    error = float((second.refined.iou - 0) ** 2)
     if meant:
         assert float(loss) > error + 0.5
     else:
@@ -88,7 +88,7 @@ def test_a_draft_of_something_else_teaches_its_predicted_iou_alone(meant):
 def test_an_untrained_second_look_leaves_the_draft_and_its_predicted_iou():
     draft = 8 * rectangle(4, 4, 10, 9, SIDE // 4) - 4
     second, _ = look([16, 16, 40, 36], rectangle(16, 16, 40, 36), draft, True)
-    assert float(second.iou) == pytest.approx(0.7)
+    assert float(second.refined.iou) == pytest.approx(0.7)
     assert second.logits.shape == (1, 1, SIDE // 2, SIDE // 2)
     grown = torch.nn.functional.interpolate(draft, scale_factor=2, mode="bilinear")
     assert torch.allclose(second.logits, grown, atol=1e-4)
