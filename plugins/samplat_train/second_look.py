@@ -10,6 +10,12 @@ from samplat import Draft, Prompted, Sam, Windows, merged_masks
 
 SHIFT, STRETCH = 0.08, 0.12
 """Deviations of where a window lies, in halves of its side, and of the logarithm of its size."""
+DOUBTED, UNSEEN = 0.4, 0.2
+"""Shares of boxes whose draft is made faint and noisy, or comes without its token, and share of
+pictures whose features are left out. On pictures of a kind never seen all of these are poor,
+and the second look has to go by what it sees itself."""
+DOUBT = 2.0
+"""Deviation of the noise in logits."""
 GOOD = 0.5
 """IoU from which a draft is taken to mean the object, and is made better."""
 CROSS_ENTROPY, DICE = 2.0, 1.0
@@ -38,7 +44,10 @@ class SecondLook:
         assert model.mask_refiner is not None  # noqa: S101 for the type checker
         size = (features[2].shape[-2], features[2].shape[-1])
         self.windows = _moved(Windows.around(draft.logits, prompts, size), generator)
-        self.refined = model.mask_refiner(features, draft, prompts, self.windows)
+        draft = _doubted(draft, prompts, generator)
+        self.refined = model.mask_refiner(
+            _dimmed(features, generator), draft, prompts, self.windows
+        )
         self.draft = draft
         with torch.no_grad():
             self.logits = merged_masks(
@@ -67,6 +76,28 @@ class SecondLook:
         error = (self.refined.iou - after).square()
         loss: Tensor = (weight * window_loss(logits, target, known) + error).mean()
         return loss
+
+
+def _doubted(draft: Draft, prompts: Prompted, generator: torch.Generator) -> Draft:
+    """Some of the boxes' drafts spoilt."""
+    count, device = len(draft.logits), draft.logits.device
+    chance = torch.rand(3, count, generator=generator).to(device)
+    noise = torch.randn(count, 1, 6, 6, generator=generator).to(device)
+    boxed = prompts.boxes.isfinite().all(dim=1)
+    faint = (boxed & (chance[0] < DOUBTED))[:, None, None, None]
+    smooth = F.interpolate(noise, size=draft.logits.shape[-2:], mode="bicubic")
+    spoilt = draft.logits * chance[1, :, None, None, None] + DOUBT * smooth.to(draft.logits.dtype)
+    known = ~(boxed & (chance[2] < UNSEEN))
+    return draft._replace(
+        logits=torch.where(faint, spoilt, draft.logits), tokens=draft.tokens * known[:, None, None]
+    )
+
+
+def _dimmed(features: tuple[Tensor, ...], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Features of which some pictures have nothing but their pixels."""
+    seen = torch.rand(len(features[0]), generator=generator) >= UNSEEN
+    seen = seen.to(features[0].device)[:, None, None, None]
+    return *(part * seen for part in features[:2]), *features[2:]
 
 
 def window_loss(logits: Tensor, target: Tensor, known: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 Edges of small objects do not fit into an embedding, and what belongs to a large one is often told
 by colour and texture alone. So each mask of the decoder is drawn again at one size, whatever its
-own, by a small U-Net that sees the picture itself, the prompt, and what the mask looks like against
-its surroundings (GrabCut's question, asked of learned codes instead of colours).
+own, by a small U-Net that sees the picture itself, the prompt, and what GrabCut would make of it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samplat.model.appearance import CONTEXT, GROUPS, VIEWS, AppearanceCodes, Looks
+from samplat.model.colour_cuts import CONTEXT, CUTS, Looks, colour_cuts
 from samplat.model.common import AttentionBlock
 from samplat.model.conv_encoder import ResidualBlock, conv_block, doubled
 from samplat.model.guided_prompt_encoder import cells_covered, discs
@@ -28,6 +27,8 @@ DISC = 2.5
 """Radius of the discs that points are drawn with, in cells."""
 CORE = 0.8
 """Share of a window's side in which an object without a box may lie."""
+CLICKED = 0.9
+"""Of a disc's height: what lies above it is certain."""
 OFF_PICTURE = 20.0
 """Taken from the logits where there is no picture."""
 FACTS = 4
@@ -63,20 +64,20 @@ class MaskRefiner(nn.Module):
     ) -> None:
         super().__init__()
         w1, w2, w4, w8 = widths
-        seen = 12 + 1 + 1 + 2 + 1
+        seen = 12 + 1 + 1 + 2 + 1 + CUTS
         self.stem = conv_block(seen, w1)
         self.down2 = conv_block(w1, w2, stride=2)
-        self.codes = AppearanceCodes(fine_channels)
-        self.fuse2 = nn.Conv2d(fine_channels + VIEWS * GROUPS, w2, 1)
+        self.fuse2 = nn.Conv2d(fine_channels, w2, 1)
         self.stage2 = ResidualBlock(w2)
         self.down4 = conv_block(w2, w4, stride=2)
-        self.stage4 = ResidualBlock(w4)
+        self.fuse4 = nn.Conv2d(dim, w4, 1)
+        self.stage4 = nn.Sequential(*[ResidualBlock(w4) for _ in range(2)])
         self.down8 = conv_block(w4, w8, stride=2)
-        self.stage8 = ResidualBlock(w8)
-        self.attend8 = AttentionBlock(w8, heads=4)
+        self.stage8 = nn.Sequential(*[ResidualBlock(w8) for _ in range(3)])
+        self.attend8 = nn.Sequential(*[AttentionBlock(w8, heads=4) for _ in range(2)])
         self.token = nn.Linear(dim, 2 * w8)
         self.up4 = nn.Conv2d(w8, w4, 1)
-        self.merge4 = ResidualBlock(w4)
+        self.merge4 = nn.Sequential(*[ResidualBlock(w4) for _ in range(2)])
         self.up2 = nn.Conv2d(w4, w2, 1)
         self.merge2 = ResidualBlock(w2)
         self.up1 = nn.Conv2d(w2, w1, 1)
@@ -98,36 +99,30 @@ class MaskRefiner(nn.Module):
             prompts: theirs.
             windows: theirs.
         """
-        fine, pixels = features[1:]
+        embedding, fine, pixels = features
         token = draft.tokens[:, 0]
         coarse = windows.show_own(draft.logits, SIDE)
         known = windows.known(SIDE)
         drawn = _drawn(prompts, windows)
         sharp = F.pixel_unshuffle(windows.show(pixels, 2 * SIDE), 2)
-        near = windows.show(fine, SIDE // 2)
-        evidence = self.codes(
-            Looks(
-                window=torch.cat([_colours(sharp).to(fine.dtype), near], dim=1),
-                context=_context(features, windows),
-                claimed=F.avg_pool2d(_claims(prompts, drawn[0]), 2),
-                known=F.avg_pool2d(known, 2),
-                known_context=windows.scaled(CONTEXT).known(SIDE // 2),
-            ),
-            F.avg_pool2d(coarse, 2),
-        )
-        seen = _packed([sharp, (coarse / 4).clamp(-3, 3), *drawn, known], fine.dtype)
-        top, change = self._redraw(seen, _packed([near, evidence], fine.dtype), token)
+        cuts = colour_cuts(_looks(pixels, sharp, coarse, known, prompts, windows, drawn))
+        seen = _packed([sharp, (coarse / 4).clamp(-3, 3), *drawn, known, cuts], fine.dtype)
+        near = _packed([windows.show(fine, SIDE // 2)], fine.dtype)
+        wide = _packed([windows.show(embedding, SIDE // 4)], fine.dtype)
+        top, change = self._redraw(seen, near, wide, token)
         logits = coarse + change
         facts = mask_facts(logits.detach() - OFF_PICTURE * (1 - known))
         about = torch.cat([part.to(fine.dtype) for part in (token, top, facts)], dim=1)
         iou = draft.iou[:, 0].float() + self.quality(about)[:, 0].float()
         return Refined(logits, change, iou)
 
-    def _redraw(self, seen: Tensor, near: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    def _redraw(
+        self, seen: Tensor, near: Tensor, wide: Tensor, token: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The U-Net: a summary of the window (N, C) and the change (N, 1, SIDE, SIDE) in fp32."""
         x1 = self.stem(seen)
         x2 = self.stage2(self.down2(x1) + self.fuse2(near))
-        x4 = self.stage4(self.down4(x2))
+        x4 = self.stage4(self.down4(x2) + self.fuse4(wide))
         scale, shift = self.token(token)[..., None, None].chunk(2, dim=1)
         x8 = self.attend8(self.stage8(self.down8(x4)) * (1 + scale) + shift)
         up = self.merge4(x4 + doubled(self.up4(x8)))
@@ -139,19 +134,6 @@ class MaskRefiner(nn.Module):
 def _packed(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     joined = torch.cat([part.to(dtype) for part in parts], dim=1)
     return joined.contiguous(memory_format=torch.channels_last)
-
-
-def _colours(sharp: Tensor) -> Tensor:
-    """Mean colours (N, 3, SIDE / 2, ...) of what `pixel_unshuffle` made (N, 12, SIDE, SIDE)."""
-    channels = sharp.reshape(len(sharp), 3, 4, *sharp.shape[2:])
-    return F.avg_pool2d(channels.mean(dim=2), 2)
-
-
-def _context(features: tuple[Tensor, ...], windows: Windows) -> Tensor:
-    """Colours and features of the wider windows (N, 3 + C, SIDE / 2, SIDE / 2)."""
-    fine, pixels = features[1:]
-    looks = torch.cat([F.avg_pool2d(pixels, 4).to(fine.dtype), fine], dim=1)
-    return windows.scaled(CONTEXT).show(looks, SIDE // 2)
 
 
 def _drawn(prompts: Prompted, windows: Windows) -> list[Tensor]:
@@ -166,13 +148,29 @@ def _drawn(prompts: Prompted, windows: Windows) -> list[Tensor]:
     return [drawn[:, None] for drawn in (box, *points)]
 
 
-def _claims(prompts: Prompted, box: Tensor) -> Tensor:
-    """(N, 1, SIDE, SIDE): where the object may lie: the box, or all but the window's margin."""
-    n = box.shape[-1]
-    place = ((torch.arange(n, device=box.device) + 0.5) * 2 / n - 1).abs() < CORE
-    core = (place[:, None] & place).float()
+def _looks(
+    pixels: Tensor,
+    sharp: Tensor,
+    coarse: Tensor,
+    known: Tensor,
+    prompts: Prompted,
+    windows: Windows,
+    drawn: list[Tensor],
+) -> Looks:
+    """What is cut: all that a box leaves possible, or the draft where there is none."""
+    box, off, on = drawn
     boxed = prompts.boxes.isfinite().all(dim=-1)[:, None, None, None]
-    return torch.where(boxed, box, core)
+    place = ((torch.arange(SIDE, device=box.device) + 0.5) * 2 / SIDE - 1).abs() < CORE
+    certain = (on > CLICKED).float()
+    return Looks(
+        colours=sharp.reshape(len(sharp), 3, 4, SIDE, SIDE).mean(dim=2),
+        known=known,
+        context=windows.scaled(CONTEXT).show(F.avg_pool2d(pixels, 4), SIDE // 2),
+        known_context=windows.scaled(CONTEXT).known(SIDE // 2),
+        possible=torch.where(boxed, box, (place[:, None] & place).float()) * (off <= CLICKED),
+        certain=certain,
+        start=torch.where(boxed, torch.ones_like(coarse), (coarse > 0).float()).maximum(certain),
+    )
 
 
 def mask_facts(logits: Tensor) -> Tensor:

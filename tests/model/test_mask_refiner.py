@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samplat.model.appearance import GROUPS, VIEWS, AppearanceCodes, Looks
 from samplat.model.mask_refiner import mask_facts
 from samplat.model.sam import build_conv, merged_masks
 from samplat.model.windows import Prompted, Windows
@@ -138,27 +137,6 @@ def test_no_change_leaves_the_draft_and_a_change_stays_in_its_window():
     outside = ((place - 24).abs() > 10.2)[:, None] | ((place - 20).abs() > 10.2)
     assert one[0, 0][inside] == pytest.approx(1, abs=1e-5)
     assert one[0, 0][outside] == pytest.approx(0, abs=1e-5)
-
-
-def test_codes_tell_the_looks_of_an_object_from_those_around_it():
-    """Red cells that the draft leaves out look like the red object under it."""
-    torch.manual_seed(0)
-    codes = AppearanceCodes(4)
-    colour = torch.zeros(1, 7, 16, 16)
-    colour[:, 0] = -1.5
-    surroundings = colour.clone()
-    colour[:, 0, 4:12, 4:14] = 1.5
-    coarse = torch.full((1, 1, 16, 16), -8.0)
-    coarse[..., 4:12, 4:10] = 8.0
-    claimed = torch.zeros(1, 1, 16, 16)
-    claimed[..., 3:13, 3:15] = 1
-    known = torch.ones(1, 1, 16, 16)
-    looks = Looks(colour, surroundings, claimed, known, known)
-    evidence = codes(looks, coarse)
-    assert evidence.shape == (1, VIEWS * GROUPS, 16, 16)
-    for view in evidence[0].detach().unflatten(0, (VIEWS, GROUPS)):
-        assert float(view[:, 8, 12].sum()) > 0.3
-        assert float(view[:, 1, 1].sum()) < -0.3
 
 
 def test_facts_of_a_mask_that_is_sure_and_of_one_that_is_not():

@@ -7,10 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samplat import BUILDERS, Draft, Prompted, Windows
+from samplat_train import second_look
 from samplat_train.second_look import (
     CROSS_ENTROPY,
     DICE,
+    DOUBTED,
+    UNSEEN,
     SecondLook,
+    _dimmed,
+    _doubted,
     _moved,
     window_iou,
     window_loss,
@@ -62,6 +67,13 @@ def test_the_iou_in_a_window_is_that_of_the_pixels_even_if_the_object_reaches_be
     assert float(measured) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.fixture
+def trusting(monkeypatch):
+    """Drafts and features as they are."""
+    monkeypatch.setattr(second_look, "DOUBTED", 0.0)
+    monkeypatch.setattr(second_look, "UNSEEN", 0.0)
+
+
 @torch.no_grad()
 def look(box, truth, draft, meant, seed=0):
     torch.manual_seed(0)
@@ -73,6 +85,7 @@ def look(box, truth, draft, meant, seed=0):
     return second, second.loss(truth[:, 0] > 0, torch.tensor([meant]))
 
 
+@pytest.mark.usefixtures("trusting")
 @pytest.mark.parametrize("meant", [True, False])
 def test_a_draft_of_something_else_teaches_its_predicted_iou_alone(meant):
     truth = rectangle(8, 8, 30, 30)
@@ -85,6 +98,7 @@ def test_a_draft_of_something_else_teaches_its_predicted_iou_alone(meant):
         assert float(loss) == pytest.approx(error, abs=1e-5)
 
 
+@pytest.mark.usefixtures("trusting")
 def test_an_untrained_second_look_leaves_the_draft_and_its_predicted_iou():
     draft = 8 * rectangle(4, 4, 10, 9, SIDE // 4) - 4
     second, _ = look([16, 16, 40, 36], rectangle(16, 16, 40, 36), draft, True)
@@ -103,3 +117,32 @@ def test_windows_move_a_little_and_the_same_for_the_same_seed():
     assert torch.equal(a.half, b.half)
     assert float((a.middle - 30).std()) == pytest.approx(0.8, rel=0.15)
     assert float((a.half / 10).log().std()) == pytest.approx(0.12, rel=0.15)
+
+
+def test_some_drafts_of_boxes_are_doubted_and_those_of_points_never():
+    count = 2000
+    boxes = torch.tensor([[4.0, 4, 20, 20]]).repeat(count, 1)
+    boxes[::2] = torch.nan
+    prompts = Prompted(torch.zeros(count, 1, 2), torch.ones(count, 1), boxes)
+    draft = Draft(
+        torch.full((count, 1, 8, 8), 6.0), torch.full((count, 1), 0.7), torch.ones(count, 1, 4)
+    )
+    doubted = _doubted(draft, prompts, torch.Generator().manual_seed(0))
+    changed = (doubted.logits != 6).flatten(1).any(dim=1)
+    blind = (doubted.tokens == 0).flatten(1).all(dim=1)
+    assert not (changed | blind)[::2].any()
+    assert float(changed[1::2].float().mean()) == pytest.approx(DOUBTED, abs=0.05)
+    assert float(blind[1::2].float().mean()) == pytest.approx(UNSEEN, abs=0.05)
+    assert float(doubted.logits[changed].mean()) == pytest.approx(3, abs=0.4)
+    assert torch.equal(doubted.iou, draft.iou)
+
+
+def test_some_pictures_lack_their_features_and_never_their_pixels():
+    features = tuple(torch.ones(500, 2, n, n) for n in (2, 4, 8))
+    dimmed = _dimmed(features, torch.Generator().manual_seed(0))
+    assert torch.equal(dimmed[2], features[2])
+    lacking = (dimmed[1] == 0).flatten(1).all(dim=1)
+    for i in range(2):
+        assert torch.equal(dimmed[i][~lacking], features[i][~lacking])
+        assert not dimmed[i][lacking].any()
+    assert float(lacking.float().mean()) == pytest.approx(UNSEEN, abs=0.06)

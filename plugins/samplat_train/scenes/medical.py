@@ -1,15 +1,18 @@
-"""Phantoms of slices through bodies: CT trunk, MR head, ultrasound, organs of little contrast."""
+"""Phantoms of slices: CT trunk, MR head and spine, ultrasound, organs of little contrast."""
 
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from .canvas import Canvas, Floats, Points, Scene, Stamp, blank_canvas, dense_levels
 from .choices import weighted
 from .finish import Camera, expose
 from .shapes import blob, curve, ellipse, fill, outline, stroke, within
+from .spine import spine
 from .textures import fractal
+from .tissue import fill_grey, grey, inner, organ
 
 
 def draw_medical(rng: np.random.Generator, size: int) -> Scene:
@@ -29,38 +32,25 @@ def _acquired(rng: np.random.Generator, image: Floats) -> Floats:
     field = ndimage.gaussian_filter(image[..., 0], (sigma * flat, sigma))
     low, high = rng.uniform(-0.05, 0.15), rng.uniform(0.7, 1.1)
     field = (field - low) / (high - low)
+    if rng.random() < 0.35:
+        field = _coarse(field, rng.uniform(2, 8))
     noise, grain = rng.uniform(0, 0.06), float(rng.choice([1.0, 1.4]))
     real = field + noise * fractal(rng, field.shape, slope=0.0, grain=grain)
     if rng.random() < 0.5:
         real = np.hypot(real, noise * fractal(rng, field.shape, slope=0.0))
-    return _grey(real)
+    return grey(real)
 
 
-def _grey(field: Floats) -> Floats:
-    return np.repeat(np.asarray(field, np.float32)[..., None], 3, -1)
+def _coarse(field: Floats, factor: float) -> Floats:
+    """As a slice of few pixels shows it, enlarged by `factor`."""
+    size = max(8, round(len(field) / factor))
+    small = _resized(field, size)
+    return _resized(small, len(field))
 
 
-def _fill_grey(
-    rng: np.random.Generator, canvas: Canvas, stamp: Stamp, level: float, rough: float = 0.02
-) -> None:
-    """Paint tissue about the grey `level`."""
-    if stamp.alpha.size:
-        mottle = fractal(rng, stamp.alpha.shape, slope=1.0, grain=2.5)
-        canvas.paint(stamp, _grey(level + rough * mottle))
-
-
-def _organ(
-    rng: np.random.Generator, canvas: Canvas, stamp: Stamp, level: float, rough: float = 0.02
-) -> int:
-    _fill_grey(rng, canvas, stamp, level, rough)
-    return canvas.claim(stamp)
-
-
-def _inner(
-    rng: np.random.Generator, canvas: Canvas, stamp: Stamp, owner: int, level: float
-) -> None:
-    _fill_grey(rng, canvas, stamp, level)
-    canvas.claim_part(stamp, owner)
+def _resized(field: Floats, size: int) -> Floats:
+    image = Image.fromarray(np.asarray(field, np.float32))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _lesion(
@@ -73,7 +63,7 @@ def _lesion(
     radius = np.sqrt(stamp.mask.sum()) * rng.uniform(0.04, 0.2)
     points = blob(rng, (x + stamp.left, y + stamp.top), (radius, radius * rng.uniform(0.6, 1)))
     spot = within(fill([points], canvas.size), stamp)
-    _inner(rng, canvas, spot, owner, level + rng.choice([-1, 1]) * rng.uniform(0.05, 0.2))
+    inner(rng, canvas, spot, owner, level + rng.choice([-1, 1]) * rng.uniform(0.05, 0.2))
 
 
 def _body(rng: np.random.Generator, size: int) -> tuple[Points, Points]:
@@ -92,7 +82,7 @@ def _trunk(rng: np.random.Generator, size: int) -> Canvas:
     shells = ((1.0, fat), (wall, soft - rng.uniform(0, 0.06)), (wall - 0.1, rng.uniform(fat, soft)))
     skin = blob(rng, (0, 0), radii, rough=0.06)
     for share, level in shells:
-        _fill_grey(rng, canvas, fill([skin * share + middle], size), level, 0.025)
+        fill_grey(rng, canvas, fill([skin * share + middle], size), level, 0.025)
     (_lungs if rng.random() < 0.35 else _belly)(rng, canvas, middle, radii * wall, soft)
     _bones(rng, canvas, middle, radii * wall)
     _vessels(rng, canvas, middle, radii, soft)
@@ -111,7 +101,7 @@ def _belly(
         points = blob(rng, at, reach, rough=rng.uniform(0.1, 0.5), angle=rng.uniform(0, 3))
         stamp = within(fill([points], canvas.size), cavity)
         level = soft + rng.normal() * spread
-        owner = _organ(rng, canvas, stamp, level, rng.uniform(0.01, 0.04))
+        owner = organ(rng, canvas, stamp, level, rng.uniform(0.01, 0.04))
         if rng.random() < 0.4:
             rim = within(outline(points, 4, canvas.size), stamp)
             canvas.shade(rim, rng.uniform(0.75, 1.2))
@@ -127,14 +117,14 @@ def _lungs(
         at = middle + radii * (side * rng.uniform(0.4, 0.48), rng.normal() * 0.04)
         points = blob(rng, at, radii * (0.34, rng.uniform(0.55, 0.72)), rough=0.15)
         stamp = fill([points], canvas.size)
-        owner = _organ(rng, canvas, stamp, air, 0.02)
+        owner = organ(rng, canvas, stamp, air, 0.02)
         _branches(rng, canvas, at, radii[0], stamp, soft)
         for _ in range(rng.poisson(0.8)):
             _lesion(rng, canvas, stamp, owner, air + 0.25)
     heart = middle + radii * (rng.uniform(-0.1, 0.15), rng.uniform(-0.2, 0.1))
     reach = radii.min() * rng.uniform(0.3, 0.45, 2)
     stamp = fill([blob(rng, heart, reach, rough=0.2)], canvas.size)
-    owner = _organ(rng, canvas, stamp, soft + 0.05)
+    owner = organ(rng, canvas, stamp, soft + 0.05)
     _lesion(rng, canvas, stamp, owner, soft + 0.1)
 
 
@@ -156,13 +146,13 @@ def _bones(rng: np.random.Generator, canvas: Canvas, middle: Points, radii: Poin
     arch = blob(rng, spine + radii * (0, 0.24), radii.min() * np.array([0.24, 0.07]), rough=0.4)
     for points in (body, arch):
         stamp = fill([points], canvas.size)
-        owner = _organ(rng, canvas, stamp, bright, 0.04)
+        owner = organ(rng, canvas, stamp, bright, 0.04)
         marrow = within(fill([(points - spine) * 0.75 + spine], canvas.size), stamp)
-        _inner(rng, canvas, marrow, owner, bright * 0.75)
+        inner(rng, canvas, marrow, owner, bright * 0.75)
     for turn in np.arange(0.25, 6.1, rng.uniform(0.3, 0.7)):
         at = middle + _to_rib(radii, turn)
         reach = radii.min() * np.array([rng.uniform(0.05, 0.14), rng.uniform(0.02, 0.04)])
-        _organ(rng, canvas, fill([ellipse(at, reach, -turn)], canvas.size), bright, 0.03)
+        organ(rng, canvas, fill([ellipse(at, reach, -turn)], canvas.size), bright, 0.03)
 
 
 def _to_rib(radii: Points, turn: float) -> Points:
@@ -178,7 +168,7 @@ def _vessels(
         at = middle + radii * rng.uniform((-0.3, -0.1), (0.3, 0.4))
         radius = radii.min() * rng.uniform(0.02, 0.08)
         stamp = fill([blob(rng, at, (radius, radius * 1.1), rough=0.1)], canvas.size)
-        _organ(rng, canvas, stamp, level)
+        organ(rng, canvas, stamp, level)
 
 
 def _head(rng: np.random.Generator, size: int) -> Canvas:
@@ -189,10 +179,10 @@ def _head(rng: np.random.Generator, size: int) -> Canvas:
     scalp = blob(rng, (0, 0), radii, rough=0.05, angle=rng.normal() * 0.1)
     bone = rng.uniform(0.02, 0.15)
     for share, level in ((1.0, rng.uniform(0.5, 0.9)), (0.95, bone), (0.9, rng.uniform(0.05, 0.3))):
-        _fill_grey(rng, canvas, fill([scalp * share + middle], size), level, 0.03)
+        fill_grey(rng, canvas, fill([scalp * share + middle], size), level, 0.03)
     matter = rng.permutation([rng.uniform(0.3, 0.45), rng.uniform(0.5, 0.75)])
     brain = fill([scalp * 0.86 + middle], size)
-    owner = _organ(rng, canvas, brain, matter[0], 0.03)
+    owner = organ(rng, canvas, brain, matter[0], 0.03)
     _folds(rng, canvas, brain, rng.uniform(0.05, 0.3), matter[0])
     _white(rng, canvas, brain, owner, middle, radii, matter[1])
     _ventricles(rng, canvas, owner, middle, radii, rng.choice([0.08, 0.15, 0.9]))
@@ -229,7 +219,7 @@ def _white(
     cleft = np.abs(across) > 0.012 + 0.15 * np.clip(np.abs(down) - 0.4, 0, 1)
     inside = np.clip((border - np.hypot(across, down)) * 50, 0, 1) * cleft
     stamp = Stamp(top=brain.top, left=brain.left, alpha=(inside * brain.alpha).astype(np.float32))
-    _inner(rng, canvas, stamp, owner, level)
+    inner(rng, canvas, stamp, owner, level)
 
 
 def _ventricles(
@@ -246,21 +236,21 @@ def _ventricles(
     for side in (-1, 1):
         deep = middle + radii * (side * (offset + 0.14), 0.05 + rng.normal() * 0.02)
         nucleus = fill([blob(rng, deep, radii * (0.07, 0.14), rough=0.2)], canvas.size)
-        _inner(rng, canvas, nucleus, owner, grey)
+        inner(rng, canvas, nucleus, owner, grey)
         at = middle + radii * (side * offset, rng.normal() * 0.02)
         horn = blob(rng, at, radii * (wide, tall), rough=0.25, angle=side * lean)
-        _inner(rng, canvas, fill([horn], canvas.size), owner, level)
+        inner(rng, canvas, fill([horn], canvas.size), owner, level)
 
 
 def _ultrasound(rng: np.random.Generator, size: int) -> Canvas:
     """A speckled fan with dark cysts and echoing masses."""
     base = 0.35 + 0.12 * fractal(rng, (size, size), slope=1.5, grain=(1.0, 4.0))
-    canvas = blank_canvas(_grey(base))
+    canvas = blank_canvas(grey(base))
     for _ in range(int(rng.integers(1, 5))):
         at, radii = rng.uniform(0.2, 0.8, 2) * size, rng.uniform(0.04, 0.2, 2) * size
         stamp = fill([blob(rng, at, radii, rough=0.3, angle=rng.uniform(0, 3))], size)
         level = rng.uniform(0.03, 0.2) if rng.random() < 0.7 else rng.uniform(0.45, 0.6)
-        _organ(rng, canvas, stamp, level, 0.04)
+        organ(rng, canvas, stamp, level, 0.04)
     speckle = np.abs(fractal(rng, (size, size), slope=0.0, grain=(1.5, float(rng.uniform(2, 5)))))
     canvas.image[:] *= (0.4 + 0.75 * speckle)[..., None]
     outside = ~_fan(rng, size)
@@ -282,14 +272,14 @@ def _organs(rng: np.random.Generator, size: int) -> Canvas:
     """A close view: a few smooth organs with hardly any contrast, filling the picture."""
     level, spread = rng.uniform(0.3, 0.6), rng.uniform(0.03, 0.12)
     ground = level + rng.uniform(0.02, 0.06) * fractal(rng, (size, size), slope=1.5, grain=4.0)
-    canvas = blank_canvas(_grey(ground))
+    canvas = blank_canvas(grey(ground))
     for _ in range(int(rng.integers(3, 16))):
         at = rng.uniform(0, 1, 2) * size
         radii = size * np.exp(rng.uniform(-3.4, -1.1)) * np.array([1, rng.uniform(0.4, 1)])
         points = blob(rng, at, radii, rough=rng.uniform(0.1, 0.5), angle=rng.uniform(0, 3))
         stamp = fill([points], size)
         own = level + rng.choice([-1, 1]) * spread * rng.uniform(0.6, 2)
-        owner = _organ(rng, canvas, stamp, own, rng.uniform(0.01, 0.05))
+        owner = organ(rng, canvas, stamp, own, rng.uniform(0.01, 0.05))
         if rng.random() < 0.4:
             rim = within(outline(points, rng.uniform(2, 8), size), stamp)
             canvas.shade(rim, rng.uniform(0.7, 1.3))
@@ -299,8 +289,9 @@ def _organs(rng: np.random.Generator, size: int) -> Canvas:
 
 
 SETTINGS: dict[str, tuple[Callable[[np.random.Generator, int], Canvas], float]] = {
-    "trunk": (_trunk, 0.42),
-    "head": (_head, 0.25),
-    "ultrasound": (_ultrasound, 0.1),
-    "organs": (_organs, 0.23),
+    "trunk": (_trunk, 0.36),
+    "head": (_head, 0.22),
+    "spine": (spine, 0.13),
+    "ultrasound": (_ultrasound, 0.09),
+    "organs": (_organs, 0.2),
 }

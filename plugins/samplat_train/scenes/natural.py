@@ -1,4 +1,4 @@
-"""Everyday pictures: a few large figures of many parts before scenery, or fallen leaves."""
+"""Everyday pictures: figures of many parts before scenery, few or one alone, or fallen leaves."""
 
 import numpy as np
 from scipy import ndimage
@@ -13,17 +13,36 @@ from .textures import material, near_colour, render
 
 def draw_natural(rng: np.random.Generator, size: int) -> Scene:
     """One to eight figures, or dozens of overlapping pieces."""
-    canvas = _leaves(rng, size) if rng.random() < 0.12 else _staged(rng, size)
+    choice = rng.random()
+    drawn = _leaves if choice < 0.12 else _portrait if choice < 0.45 else _staged
+    canvas = drawn(rng, size)
     camera = Camera(blur=1.3, noise=0.05, light=0.3, tone=0.4, grey=0.06, cast=0.06, jpeg=0.6)
     image = expose(rng, canvas.image, camera)
     return Scene(image=image, labels=dense_levels(canvas), kind="natural")
 
 
+def _portrait(rng: np.random.Generator, size: int) -> Canvas:
+    """One large figure that nothing hides, as most photographs have it."""
+    canvas = random_backdrop(rng, size)
+    scale = np.exp(rng.uniform(np.log(0.35), np.log(1.0))) * size
+    centre = np.clip(rng.normal(0.5, 0.15, 2), 0.2, 0.8) * size
+    figure = random_figure(rng, _hiding(rng, canvas, centre))
+    flip = bool(rng.random() < 0.5)
+    turn = rng.normal() * (0.15 if rng.random() < 0.8 else 1.0)
+    _draw_figure(rng, canvas, posed(figure, centre, scale, turn, flip), _light(rng))
+    return canvas
+
+
+def _light(rng: np.random.Generator) -> Points:
+    """Where it comes from, mostly above."""
+    light = np.array([rng.normal(), rng.normal() - 1])
+    return np.asarray(light / np.hypot(*light))
+
+
 def _staged(rng: np.random.Generator, size: int) -> Canvas:
     """Figures before a backdrop, the nearer the larger and the lower."""
     canvas = random_backdrop(rng, size)
-    light = np.array([rng.normal(), rng.normal() - 1])
-    light = light / np.hypot(*light)
+    light = _light(rng)
     count = 1 + int(rng.poisson(1.5))
     scales = np.sort(np.exp(rng.uniform(np.log(0.22), np.log(1.3), count))) * size
     kin = random_figure(rng) if rng.random() < 0.3 else None

@@ -1,0 +1,241 @@
+"""What colour alone says of a mask: GrabCut in each window, in all windows at once.
+
+Rother, Kolmogorov and Blake (2004) fit mixtures of Gaussians to the colours of object and
+background and cut the picture between them where it costs least, in turns. Here the cut is relaxed
+to values between 0 and 1, which loses nothing (any threshold of a least relaxed cut is a least
+cut: Chan, Esedoglu and Nikolova 2006), and found by the steps of Chambolle and Pock (2011), which
+a batch shares. Nothing of it is learned, and so nothing of it depends on having seen such an object
+before, which is where a small network is weak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CONTEXT = 2.0
+"""Size of what is known of the background, relative to the window."""
+CUTS = 3
+"""Maps that `colour_cuts` gives."""
+COMPONENTS = 4
+"""Gaussians of each mixture; three to eight do equally well."""
+FIRST_CLUSTERS = 4
+"""Steps of k-means for the first mixtures."""
+ROUNDS = 3
+"""Mixtures and cuts in turns, all but the last at half the window's resolution."""
+ROUGH_GAMMA, GAMMAS = 10.0, (8.0, 20.0)
+"""Cost of cutting between two cells of like colour, in nats of evidence of one cell: while the
+mixtures are found, and of the two cuts that are given. Smooth objects want the greater one, thin
+and small ones the lesser."""
+ROUGH_STEPS, STEPS = 30, 40
+VARIANCE = 2e-3
+"""Added to that of each component, in the encoder's normalised colours."""
+CERTAIN = 30.0
+"""Greatest log-likelihood ratio of a cell."""
+EVIDENCE = 10.0
+"""The ratio that counts as full evidence."""
+FIXED = 1e3
+"""Cost of a cell's other side where the prompt leaves no choice."""
+PACE, PRIMAL, DUAL = 20.0, 0.125, 0.5
+"""The primal-dual steps: PRIMAL x DUAL is one over the squared norm of the differences, 16."""
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+"""Rows and columns to the four of a cell's eight neighbours that come after it."""
+
+
+class Looks(NamedTuple):
+    """N windows of n x n cells and their wider surroundings of n / 2 x n / 2."""
+
+    colours: Tensor
+    """(N, 3, n, n)."""
+    known: Tensor
+    """(N, 1, n, n): 1 where a cell is on the picture."""
+    context: Tensor
+    """(N, 3, n / 2, n / 2): colours of the window CONTEXT times as large."""
+    known_context: Tensor
+    """(N, 1, n / 2, n / 2)."""
+    possible: Tensor
+    """(N, 1, n, n): the share of each cell in which the object may lie."""
+    certain: Tensor
+    """(N, 1, n, n): 1 where it lies for certain."""
+    start: Tensor
+    """(N, 1, n, n): where it is taken to lie at first."""
+
+
+@torch.no_grad()
+def colour_cuts(looks: Looks) -> Tensor:
+    """Evidence and two cuts (N, CUTS, n, n), each about -1 (background) to 1 (object), fp32."""
+    with torch.autocast(looks.colours.device.type, enabled=False):
+        looks = Looks(*(part.float() for part in looks))
+        rough = Looks(*(F.avg_pool2d(part, 2) for part in looks))._replace(
+            context=looks.context, known_context=looks.known_context
+        )
+        cells = _Cells(rough)
+        chosen = rough.start * rough.possible * rough.known
+        costs = _cut_costs(rough, (ROUGH_GAMMA,))
+        duals = [torch.zeros_like(each) for each in costs]
+        mixtures = None
+        for _ in range(ROUNDS - 1):
+            mixtures = cells.mixtures(chosen, mixtures)
+            cost = _cell_costs(rough, mixtures)
+            chosen = _relaxed_cut(cost, costs, chosen, duals, ROUGH_STEPS)
+        cost = _cell_costs(looks, cells.mixtures(chosen, mixtures))
+        start = F.interpolate(chosen, scale_factor=2.0)
+        many = [part.repeat_interleave(len(GAMMAS), dim=0) for part in (cost, start)]
+        costs = _cut_costs(looks, GAMMAS)
+        duals = [torch.zeros_like(each) for each in costs]
+        cuts = _relaxed_cut(many[0], costs, many[1], duals, STEPS)
+        cuts = cuts.reshape(len(cost), len(GAMMAS), *cost.shape[2:])
+        evidence = (-cost / EVIDENCE).clamp(-1, 1)
+        return torch.cat([evidence, 2 * cuts - 1], dim=1)
+
+
+class Mixture(NamedTuple):
+    """K Gaussians of each of N."""
+
+    share: Tensor
+    """(N, K)."""
+    mean: Tensor
+    """(N, K, 3)."""
+    precision: Tensor
+    """(N, K, 3, 3)."""
+
+    @classmethod
+    def of(cls, colours: Tensor, weight: Tensor, members: Tensor) -> Mixture:
+        """Of colours (N, P, 3) that weigh (N, P) and belong to components (N, P, K)."""
+        rows = (members * weight[..., None]).transpose(1, 2)
+        count = rows.sum(dim=2, keepdim=True) + 1e-4
+        mean = rows @ colours / count
+        square = (rows @ _products(colours) / count).reshape(*mean.shape, 3)
+        own = torch.eye(3, device=colours.device) * VARIANCE
+        covariance = square - mean[..., :, None] * mean[..., None, :] + own
+        share = (count / count.sum(dim=1, keepdim=True))[..., 0]
+        return cls(share, mean, torch.linalg.inv(covariance))
+
+    def log_densities(self, colours: Tensor) -> Tensor:
+        """(N, P, K) of colours (N, P, 3), each with its component's share, up to a constant."""
+        turned = (self.precision @ self.mean[..., None])[..., 0]
+        constant = (turned * self.mean).sum(dim=2)
+        distance = (
+            _products(colours) @ self.precision.flatten(2).transpose(1, 2)
+            - 2 * colours @ turned.transpose(1, 2)
+            + constant[:, None]
+        )
+        scale = torch.logdet(self.precision) / 2 + self.share.log()
+        return scale[:, None] - distance.clamp_min(0) / 2
+
+
+class _Cells:
+    """The colours of windows and of what is around them, and how much each of them counts."""
+
+    def __init__(self, looks: Looks) -> None:
+        n = looks.context.shape[-1]
+        place = ((torch.arange(n, device=looks.context.device) + 0.5) * 2 / n - 1).abs()
+        ring = (place[:, None] * CONTEXT > 1) | (place * CONTEXT > 1)
+        self.known = looks.known
+        self.around = (looks.known_context * ring).flatten(1) * CONTEXT**2
+        self.colours = torch.cat([_listed(looks.colours), _listed(looks.context)], dim=1)
+
+    def mixtures(
+        self, chosen: Tensor, before: tuple[Mixture, Mixture] | None
+    ) -> tuple[Mixture, Mixture]:
+        """Of object and background as chosen (N, 1, n, n), going on from those before."""
+        inside = ((chosen > 0.5) * self.known).flatten(1)
+        outside = self.known.flatten(1) - inside
+        weights = (
+            torch.cat([inside, torch.zeros_like(self.around)], dim=1),
+            torch.cat([outside, self.around], dim=1),
+        )
+        if before is None:
+            members = [_clusters(self.colours, weight) for weight in weights]
+        else:
+            members = [mixture.log_densities(self.colours).argmax(dim=2) for mixture in before]
+        one, other = (
+            Mixture.of(self.colours, weight, F.one_hot(each, COMPONENTS).float())
+            for weight, each in zip(weights, members, strict=True)
+        )
+        return one, other
+
+
+def _listed(maps: Tensor) -> Tensor:
+    """(N, C, h, w) as (N, h * w, C)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def _products(colours: Tensor) -> Tensor:
+    """(N, P, 9) of colours (N, P, 3)."""
+    return (colours[..., :, None] * colours[..., None, :]).flatten(2)
+
+
+def _clusters(colours: Tensor, weight: Tensor) -> Tensor:
+    """k-means from quantiles of brightness: the cluster (N, P) of each colour (N, P, 3)."""
+    order = colours.mean(dim=2).argsort(dim=1)
+    summed = weight.gather(1, order).cumsum(dim=1)
+    shares = (torch.arange(COMPONENTS, device=weight.device) + 0.5) / COMPONENTS
+    at = torch.searchsorted(summed, summed[:, -1:] * shares).clamp_max(weight.shape[1] - 1)
+    centre = colours.gather(1, order.gather(1, at)[..., None].expand(-1, -1, 3))
+    for _ in range(FIRST_CLUSTERS):
+        nearest = F.one_hot(torch.cdist(colours, centre).argmin(dim=2), COMPONENTS)
+        rows = (nearest * weight[..., None]).transpose(1, 2)
+        count = rows.sum(dim=2, keepdim=True)
+        centre = torch.where(count > 0, rows @ colours / count.clamp_min(1e-6), centre)
+    return torch.cdist(colours, centre).argmin(dim=2)
+
+
+def _cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
+    """What it costs (N, 1, n, n) to count a cell as object rather than as background."""
+    colours = _listed(looks.colours)
+    one, other = (each.log_densities(colours).logsumexp(dim=2) for each in mixtures)
+    cost = (other - one).reshape(looks.known.shape).clamp(-CERTAIN, CERTAIN)
+    cost = torch.where(looks.certain > 0.5, -FIXED, cost)
+    return torch.where(looks.possible * looks.known > 0.5, cost, FIXED)
+
+
+def _cut_costs(looks: Looks, gammas: Sequence[float]) -> list[Tensor]:
+    """Of separating neighbours, (N * gammas, 1, h, w) for each kind: less where colours differ."""
+    differences, counted = [], []
+    for offset in NEIGHBOURS:
+        after, before = _pairs(looks.colours, offset)
+        differences.append((after - before).square().sum(dim=1, keepdim=True))
+        after, before = _pairs(looks.known, offset)
+        counted.append(after * before)
+    pairs, weights = (torch.cat([d.flatten(1) for d in s], dim=1) for s in (differences, counted))
+    mean = (pairs * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+    scale = 2 * mean[:, None, None, None] + 1e-6
+    costs = []
+    for offset, difference in zip(NEIGHBOURS, differences, strict=True):
+        near = torch.exp(-difference / scale) / sum(abs(n) for n in offset) ** 0.5
+        costs.append(torch.stack([gamma * near for gamma in gammas], dim=1).flatten(0, 1))
+    return costs
+
+
+def _pairs(maps: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Views of maps (..., h, w): of all cells that have such a neighbour, that one and the cell."""
+    (down, right), (height, width) = offset, maps.shape[-2:]
+    after = maps[..., down:, max(right, 0) : width + min(right, 0)]
+    return after, maps[..., : height - down, max(-right, 0) : width - max(right, 0)]
+
+
+def _relaxed_cut(
+    cost: Tensor, cut_costs: list[Tensor], start: Tensor, duals: list[Tensor], steps: int
+) -> Tensor:
+    """Values in 0 to 1, (N, 1, n, n): the sum of cost * u and of cut_cost * |u - u'| is least.
+
+    It goes on from the values `start` and from `duals`, which are changed in place.
+    """
+    chosen, lead = start, start
+    for _ in range(steps):
+        slope = cost.clone()
+        for offset, most, dual in zip(NEIGHBOURS, cut_costs, duals, strict=True):
+            after, before = _pairs(lead, offset)
+            dual.add_(after - before, alpha=PACE * DUAL)
+            torch.minimum(torch.maximum(dual, -most, out=dual), most, out=dual)
+            after, before = _pairs(slope, offset)
+            after.add_(dual)
+            before.sub_(dual)
+        following = (chosen - PRIMAL / PACE * slope).clamp_(0, 1)
+        chosen, lead = following, 2 * following - chosen
+    return chosen
