@@ -24,7 +24,7 @@ REDUCED = {"bf16": torch.bfloat16}
 """Precisions other than full, and the type that they compute in."""
 SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
 """Which of the decoder's four masks."""
-DRAFT_MARGIN = 0.15
+DRAFT_MARGIN = 0.25
 """How much a second look may add to a draft's predicted IoU, in `decode_confident`."""
 CPU_CHUNK, GPU_CHUNK = 4, 64
 """Prompts decoded at once: on a CPU, few enough for their image tokens to stay in the cache."""

@@ -174,7 +174,7 @@ def least_energy(cost, cut_costs):
     return flow + flat[flat < 0].sum()
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.floats(1, 15))
 def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
     rng = torch.Generator().manual_seed(seed)
@@ -182,7 +182,7 @@ def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
     costs = [(gamma * torch.rand(1, 1, 8, 8, generator=rng)).round() for _ in NEIGHBOURS]
     inner = [_inner(each, offset) for each, offset in zip(costs, NEIGHBOURS, strict=True)]
     duals = [torch.zeros_like(each) for each in inner]
-    chosen = _relaxed_cut(cost, inner, torch.ones_like(cost), duals, 4000)
+    chosen = _relaxed_cut(cost, inner, torch.ones_like(cost), duals, 1500)
     best = least_energy(cost, costs)
     for threshold in (0.1, 0.5, 0.9):
         cut = (chosen > threshold).float()
@@ -201,7 +201,8 @@ def test_it_costs_least_to_cut_where_colours_differ():
     assert right.shape == (2, 1, N, N - 1)
     assert torch.allclose(right[1], 3 * right[0])
     across = colours.diff(dim=3).square().sum(dim=1)[0]
-    mean = [(a - b).square().sum(dim=1).flatten() for a, b in (_pairs(colours, o) for o in NEIGHBOURS)]
-    expected = torch.exp(-across / (2 * torch.cat(mean).mean()))
+    pairs = [_pairs(colours, offset) for offset in NEIGHBOURS]
+    mean = torch.cat([(a - b).square().sum(dim=1).flatten() for a, b in pairs]).mean()
+    expected = torch.exp(-across / (2 * mean))
     assert torch.allclose(right[0, 0], expected, atol=1e-5)
     assert right[0, 0, 10:20, 7].mean() < 0.2 * right[0, 0, 10:20, 10].mean()

@@ -50,7 +50,9 @@ def test_many_prompts_equal_single_ones(model, embedding, fields):
         alone = {name: v[i : i + 1] for name, v in given.items()}
         single = samplat.predict(model, embedding, samplat.Prompts(**alone))
         np.testing.assert_allclose(single.logits[0], together.logits[i], rtol=1e-3, atol=1e-3)
-        np.testing.assert_allclose(single.predicted_iou[0], together.predicted_iou[i], atol=1e-5)
+        np.testing.assert_allclose(
+            single.predicted_iou[0], together.predicted_iou[i], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "uint16", "float32", "float64"])
