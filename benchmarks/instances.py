@@ -2,8 +2,8 @@
 
     python benchmarks/instances.py [DIR] [--model NAME_OR_PATH] [--json OUT]
 
-Every mask of the model's grid of points that covers at most a quarter of the picture is painted,
-the best last. The classical way: Otsu's threshold of the smoothed grey picture, the side of fewer
+The masks of the model's grid of points that cover at most a quarter of the picture are painted, the
+best in front; one that is hidden by more than half is left out. The classical way: Otsu's threshold of the smoothed grey picture, the side of fewer
 border pixels being objects, holes filled, and a watershed of the distance to the background from
 its maxima. Objects and predictions of fewer than 25 pixels are left out. A prediction matches an
 object at IoU t if their IoU is above t; for t >= 0.5 no object has two.

@@ -60,11 +60,24 @@ class MaskSet:
             return np.zeros((0, *self.size), dtype=bool)
         return np.stack([decode_rle(rle, self.size) for rle in self.rles])
 
-    def to_labels(self, overlaps: Overlaps = "best") -> NDArray[np.uint32]:
-        """One flat partition (H, W): 0 is background, i + 1 is mask i. See `paint_order`."""
+    def to_labels(
+        self, overlaps: Overlaps = "best", *, least_visible: float = 0.0
+    ) -> NDArray[np.uint32]:
+        """One flat partition (H, W): 0 is background, i + 1 is mask i. See `paint_order`.
+
+        Args:
+            overlaps: which mask has the pixels that several cover.
+            least_visible: a mask of which a smaller share would show is left out, 0..1. The ground
+                between objects, for one, is mostly hidden by them.
+        """
+        if not 0 <= least_visible <= 1:
+            raise InputError(f"least_visible must be in 0..1, got {least_visible}")
         labels = np.zeros(self.size, np.uint32)
-        for i in paint_order(self, overlaps):
-            labels[decode_rle(self.rles[i], self.size)] = i + 1
+        for i in paint_order(self, overlaps)[::-1]:
+            mask = decode_rle(self.rles[i], self.size)
+            free = mask & (labels == 0)
+            if free.sum() >= least_visible * mask.sum():
+                labels[free] = i + 1
         return labels
 
     def to_coco(self) -> list[dict[str, Any]]:

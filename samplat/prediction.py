@@ -145,7 +145,7 @@ def decode_confident(
         row, mask = (draft.iou > threshold - margin).nonzero(as_tuple=True)
         worth = Draft(*(part[row, mask][:, None] for part in draft))
         asked = Prompted(*(part[row] for part in asked))
-        logits, iou = model.sam.finish(features, worth, asked)
+        logits, iou = model.sam.finish(features, worth, asked, last=False)
     kept = iou[:, 0] > threshold
     return logits[kept, 0].float(), iou[kept, 0].float(), row[kept]
 

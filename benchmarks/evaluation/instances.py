@@ -18,6 +18,8 @@ LEAST_AREA = 25
 """Objects and predictions of fewer pixels are left out."""
 MOST_SHARE = 0.25
 """Masks that cover more of the picture are taken for its background."""
+LEAST_VISIBLE = 0.5
+"""So are those that better masks hide by more than half."""
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 OTSU_SIGMA, PEAK_SIGMA, PEAK_DISTANCE = 1.0, 1.5, 6
 """Smoothing before the threshold and of the distance, and pixels between two maxima."""
@@ -38,7 +40,7 @@ class Matches:
 def painted(masks: MaskSet) -> Labels:
     """One partition of the masks that are not background, the best on top."""
     small = masks.areas <= MOST_SHARE * masks.size[0] * masks.size[1]
-    return masks.select(small).to_labels("best")
+    return masks.select(small).to_labels("best", least_visible=LEAST_VISIBLE)
 
 
 def otsu_watershed(image: NDArray[np.uint8]) -> Labels:

@@ -34,6 +34,10 @@ def draw_scenes(
         Path | None,
         typer.Option(help="Folder of photographs that lend textures and backdrops."),
     ] = None,
+    cutouts: Annotated[
+        Path | None,
+        typer.Option(help="Folder of pictures with alpha that natural scenes show as objects."),
+    ] = None,
 ) -> None:
     """Draw training scenes with instance masks into a folder; what is there already is kept."""
     from samplat_train.scene_store import write_scenes
@@ -54,6 +58,7 @@ def draw_scenes(
         kind=kind,
         workers=workers,
         photos=photos,
+        cutouts=cutouts,
         on_scene=report,
     )
     typer.echo(f"{count} scenes in {output}")

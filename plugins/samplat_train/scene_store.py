@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat_train.scenes import draw_scene
+from samplat_train.scenes.cutouts import use_cutouts
 from samplat_train.scenes.photos import use_photos
 
 
@@ -26,23 +27,30 @@ def write_scenes(
     kind: str | None = None,
     workers: int = 1,
     photos: Path | None = None,
+    cutouts: Path | None = None,
     on_scene: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Draw `count` scenes of `size` pixels a side as `.npy` files; those already there are kept.
 
     Scene i depends on `seed`, `kind` and i alone, so that an interrupted run can go on and grow.
     `kind` is one of `KINDS`; None mixes them. With a folder of `photos`, on which a scene then also
-    depends, they lend textures and backdrops.
+    depends, they lend textures and backdrops; `cutouts`, pictures with an alpha channel, are set
+    into natural scenes as objects.
 
     Raises:
-        InputError: the folder holds no photographs, or one that cannot be read.
+        InputError: a folder holds no such pictures, or one that cannot be read.
     """
-    use_photos(photos)
     try:
+        _use(photos, cutouts)
         draw = partial(_draw, folder, size, seed, kind)
-        _write_missing(folder, count, draw, workers, photos, on_scene)
+        _write_missing(folder, count, draw, workers, (photos, cutouts), on_scene)
     finally:
-        use_photos(None)
+        _use(None, None)
+
+
+def _use(photos: Path | None, cutouts: Path | None) -> None:
+    use_photos(photos)
+    use_cutouts(cutouts)
 
 
 def _write_missing(
@@ -50,7 +58,7 @@ def _write_missing(
     count: int,
     draw: Callable[[int], None],
     workers: int,
-    photos: Path | None,
+    libraries: tuple[Path | None, Path | None],
     on_scene: Callable[[int], None],
 ) -> None:
     for name in ("images", "labels"):
@@ -60,7 +68,7 @@ def _write_missing(
         for done, _ in enumerate(map(draw, missing), 1):
             on_scene(done)
         return
-    with ProcessPoolExecutor(workers, initializer=use_photos, initargs=(photos,)) as pool:
+    with ProcessPoolExecutor(workers, initializer=_use, initargs=libraries) as pool:
         for done, _ in enumerate(pool.map(draw, missing, chunksize=4), 1):
             on_scene(done)
 

@@ -73,7 +73,8 @@ class SecondLook:
         before = window_iou(draft, target, known, cell, total)
         after = window_iou(logits, target, known, cell, total)
         weight = (meant | (before > GOOD)).float()
-        error = (self.refined.iou - after).square()
+        # The absolute error, unlike the square, is not ruled by the few that fail altogether.
+        error = (self.refined.iou - after).abs()
         loss: Tensor = (weight * window_loss(logits, target, known) + error).mean()
         return loss
 

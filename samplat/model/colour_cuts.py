@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CONTEXT = 2.0
-"""Size of what is known of the background, relative to the window."""
 CUTS = 3
 """Maps that `colour_cuts` gives."""
 COMPONENTS = 4
@@ -47,16 +45,12 @@ NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 class Looks(NamedTuple):
-    """N windows of n x n cells and their wider surroundings of n / 2 x n / 2."""
+    """N windows of n x n cells."""
 
     colours: Tensor
     """(N, 3, n, n)."""
     known: Tensor
     """(N, 1, n, n): 1 where a cell is on the picture."""
-    context: Tensor
-    """(N, 3, n / 2, n / 2): colours of the window CONTEXT times as large."""
-    known_context: Tensor
-    """(N, 1, n / 2, n / 2)."""
     possible: Tensor
     """(N, 1, n, n): the share of each cell in which the object may lie."""
     certain: Tensor
@@ -70,27 +64,42 @@ def colour_cuts(looks: Looks) -> Tensor:
     """Evidence and two cuts (N, CUTS, n, n), each about -1 (background) to 1 (object), fp32."""
     with torch.autocast(looks.colours.device.type, enabled=False):
         looks = Looks(*(part.float() for part in looks))
-        rough = Looks(*(F.avg_pool2d(part, 2) for part in looks))._replace(
-            context=looks.context, known_context=looks.known_context
-        )
-        cells = _Cells(rough)
-        chosen = rough.start * rough.possible * rough.known
-        costs = _cut_costs(rough, (ROUGH_GAMMA,))
-        duals = [torch.zeros_like(each) for each in costs]
-        mixtures = None
-        for _ in range(ROUNDS - 1):
-            mixtures = cells.mixtures(chosen, mixtures)
-            cost = _cell_costs(rough, mixtures)
-            chosen = _relaxed_cut(cost, costs, chosen, duals, ROUGH_STEPS)
-        cost = _cell_costs(looks, cells.mixtures(chosen, mixtures))
-        start = F.interpolate(chosen, scale_factor=2.0)
-        many = [part.repeat_interleave(len(GAMMAS), dim=0) for part in (cost, start)]
-        costs = _cut_costs(looks, GAMMAS)
-        duals = [torch.zeros_like(each) for each in costs]
-        cuts = _relaxed_cut(many[0], costs, many[1], duals, STEPS)
-        cuts = cuts.reshape(len(cost), len(GAMMAS), *cost.shape[2:])
+        rough = halved(looks)
+        chosen, mixtures = cut_in_turns(rough, ROUNDS - 1, ROUGH_GAMMA, ROUGH_STEPS)
+        cost = cell_costs(looks, mixtures_of(rough, chosen, mixtures))
+        cuts = fine_cuts(looks, cost, chosen, GAMMAS, STEPS)
         evidence = (-cost / EVIDENCE).clamp(-1, 1)
         return torch.cat([evidence, 2 * cuts - 1], dim=1)
+
+
+def halved(looks: Looks) -> Looks:
+    """The same windows in cells of twice the size."""
+    return Looks(*(F.avg_pool2d(part, 2) for part in looks))
+
+
+def cut_in_turns(
+    looks: Looks, rounds: int, gamma: float, steps: int
+) -> tuple[Tensor, tuple[Mixture, Mixture] | None]:
+    """The object (N, 1, n, n) after mixtures and cuts in turns, and the last mixtures."""
+    chosen, mixtures = looks.start * looks.possible * looks.known, None
+    costs = cut_costs(looks, (gamma,))
+    duals = [torch.zeros_like(each) for each in costs]
+    for _ in range(rounds):
+        mixtures = mixtures_of(looks, chosen, mixtures)
+        chosen = relaxed_cut(cell_costs(looks, mixtures), costs, chosen, duals, steps)
+    return chosen, mixtures
+
+
+def fine_cuts(
+    looks: Looks, cost: Tensor, rough: Tensor, gammas: Sequence[float], steps: int
+) -> Tensor:
+    """Cuts (N, gammas, n, n) in 0 to 1 by the cells' costs, begun from one of half their size."""
+    start = F.interpolate(rough, scale_factor=2.0)
+    cost, start = (part.repeat_interleave(len(gammas), dim=0) for part in (cost, start))
+    costs = cut_costs(looks, gammas)
+    duals = [torch.zeros_like(each) for each in costs]
+    cuts = relaxed_cut(cost, costs, start, duals, steps)
+    return cuts.reshape(len(looks.known), len(gammas), *cost.shape[2:])
 
 
 class Mixture(NamedTuple):
@@ -128,36 +137,22 @@ class Mixture(NamedTuple):
         return scale[:, None] - distance.clamp_min(0) / 2
 
 
-class _Cells:
-    """The colours of windows and of what is around them, and how much each of them counts."""
-
-    def __init__(self, looks: Looks) -> None:
-        n = looks.context.shape[-1]
-        place = ((torch.arange(n, device=looks.context.device) + 0.5) * 2 / n - 1).abs()
-        ring = (place[:, None] * CONTEXT > 1) | (place * CONTEXT > 1)
-        self.known = looks.known
-        self.around = (looks.known_context * ring).flatten(1) * CONTEXT**2
-        self.colours = torch.cat([_listed(looks.colours), _listed(looks.context)], dim=1)
-
-    def mixtures(
-        self, chosen: Tensor, before: tuple[Mixture, Mixture] | None
-    ) -> tuple[Mixture, Mixture]:
-        """Of object and background as chosen (N, 1, n, n), going on from those before."""
-        inside = ((chosen > 0.5) * self.known).flatten(1)
-        outside = self.known.flatten(1) - inside
-        weights = (
-            torch.cat([inside, torch.zeros_like(self.around)], dim=1),
-            torch.cat([outside, self.around], dim=1),
-        )
-        if before is None:
-            members = [_clusters(self.colours, weight) for weight in weights]
-        else:
-            members = [mixture.log_densities(self.colours).argmax(dim=2) for mixture in before]
-        one, other = (
-            Mixture.of(self.colours, weight, F.one_hot(each, COMPONENTS).float())
-            for weight, each in zip(weights, members, strict=True)
-        )
-        return one, other
+def mixtures_of(
+    looks: Looks, chosen: Tensor, before: tuple[Mixture, Mixture] | None
+) -> tuple[Mixture, Mixture]:
+    """Of object and background as chosen (N, 1, n, n), going on from those before."""
+    colours = _listed(looks.colours)
+    inside = ((chosen > 0.5) * looks.known).flatten(1)
+    weights = (inside, looks.known.flatten(1) - inside)
+    if before is None:
+        members = [_clusters(colours, weight) for weight in weights]
+    else:
+        members = [mixture.log_densities(colours).argmax(dim=2) for mixture in before]
+    one, other = (
+        Mixture.of(colours, weight, F.one_hot(each, COMPONENTS).float())
+        for weight, each in zip(weights, members, strict=True)
+    )
+    return one, other
 
 
 def _listed(maps: Tensor) -> Tensor:
@@ -185,7 +180,7 @@ def _clusters(colours: Tensor, weight: Tensor) -> Tensor:
     return torch.cdist(colours, centre).argmin(dim=2)
 
 
-def _cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
+def cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
     """What it costs (N, 1, n, n) to count a cell as object rather than as background."""
     colours = _listed(looks.colours)
     one, other = (each.log_densities(colours).logsumexp(dim=2) for each in mixtures)
@@ -194,7 +189,7 @@ def _cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
     return torch.where(looks.possible * looks.known > 0.5, cost, FIXED)
 
 
-def _cut_costs(looks: Looks, gammas: Sequence[float]) -> list[Tensor]:
+def cut_costs(looks: Looks, gammas: Sequence[float]) -> list[Tensor]:
     """Of separating neighbours, (N * gammas, 1, h, w) for each kind: less where colours differ."""
     differences, counted = [], []
     for offset in NEIGHBOURS:
@@ -219,17 +214,17 @@ def _pairs(maps: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return after, maps[..., : height - down, max(-right, 0) : width - max(right, 0)]
 
 
-def _relaxed_cut(
-    cost: Tensor, cut_costs: list[Tensor], start: Tensor, duals: list[Tensor], steps: int
+def relaxed_cut(
+    cost: Tensor, limits: list[Tensor], start: Tensor, duals: list[Tensor], steps: int
 ) -> Tensor:
-    """Values in 0 to 1, (N, 1, n, n): the sum of cost * u and of cut_cost * |u - u'| is least.
+    """Values in 0 to 1, (N, 1, n, n): the sum of cost * u and of limit * |u - u'| is least.
 
     It goes on from the values `start` and from `duals`, which are changed in place.
     """
     chosen, lead = start, start
     for _ in range(steps):
         slope = cost.clone()
-        for offset, most, dual in zip(NEIGHBOURS, cut_costs, duals, strict=True):
+        for offset, most, dual in zip(NEIGHBOURS, limits, duals, strict=True):
             after, before = _pairs(lead, offset)
             dual.add_(after - before, alpha=PACE * DUAL)
             torch.minimum(torch.maximum(dual, -most, out=dual), most, out=dual)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from samplat.model.conv_encoder import ConvImageEncoder
 from samplat.model.guided_prompt_encoder import GuidedPromptEncoder
 from samplat.model.image_encoder import ImageEncoderViT
+from samplat.model.last_cut import last_cut, worth_cutting
 from samplat.model.mask_decoder import Draft, FineMaskDecoder, MaskDecoder
-from samplat.model.mask_refiner import MaskRefiner
+from samplat.model.mask_refiner import MaskRefiner, Refined
 from samplat.model.prompt_encoder import PromptEncoder
 from samplat.model.tiny_vit import TinyViT
 from samplat.model.transformer import TwoWayTransformer
@@ -119,9 +120,24 @@ class Sam(nn.Module):
         return draft, Prompted.of(draft.iou, points, labels, boxes)
 
     def finish(
-        self, features: tuple[Tensor, ...], draft: Draft, prompts: Prompted
+        self,
+        features: tuple[Tensor, ...],
+        draft: Draft,
+        prompts: Prompted,
+        *,
+        last: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (P, M, *mask_input_size) and predicted IoU (P, M) of drafts, looked at again."""
+        """Drafts of one image looked at again.
+
+        Args:
+            features: what `encode` returned.
+            draft: P drafts of M masks each.
+            prompts: theirs.
+            last: with the last cut, which costs more than the second look.
+
+        Returns:
+            logits (P, M, *mask_input_size) and predicted IoU (P, M).
+        """
         if self.mask_refiner is None:
             return draft.logits, draft.iou
         count = draft.iou.shape[1]
@@ -130,9 +146,33 @@ class Sam(nn.Module):
         size = (features[2].shape[-2], features[2].shape[-1])
         windows = Windows.around(draft.logits, prompts, size)
         each = Draft(*(part.flatten(0, 1)[:, None] for part in draft))
-        refined = self.mask_refiner(features, each, prompts.repeated(count), windows)
+        repeated = prompts.repeated(count)
+        refined = self.mask_refiner(features, each, repeated, windows)
         logits = merged_masks(each.logits, refined.change, windows, self.mask_stride)
+        if last:
+            logits = self._cut(features[2], logits, refined, windows, repeated)
         return logits.reshape(-1, count, *logits.shape[2:]), refined.iou.reshape(-1, count)
+
+    def _cut(
+        self,
+        pixels: Tensor,
+        logits: Tensor,
+        refined: Refined,
+        windows: Windows,
+        prompts: Prompted,
+    ) -> Tensor:
+        """Logits (N, 1, h, w) with the last cut where it is worth it."""
+        worth = worth_cutting(windows, pixels, self.pixel_std, refined.logits.shape[-1])
+        if not worth.any():
+            return logits
+        chosen = windows.select(worth)
+        asked = Prompted(*(part[worth] for part in prompts))
+        cut = last_cut(pixels, refined.logits[worth], chosen, asked)
+        inside = chosen.put_back(torch.ones_like(cut), self.mask_stride)
+        placed = chosen.put_back(cut, self.mask_stride)
+        logits = logits.clone()
+        logits[worth] = logits[worth] * (1 - inside) + placed
+        return logits
 
 
 def merged_masks(drafts: Tensor, change: Tensor, windows: Windows, stride: int) -> Tensor:

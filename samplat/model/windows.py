@@ -88,6 +88,10 @@ class Windows:
         middle = (start + stop) / 2
         return cls(middle=middle.flatten(0, 1), half=half.flatten(0, 1), picture=picture)
 
+    def select(self, chosen: Tensor) -> Windows:
+        """Those windows of one picture where `chosen` (N,) is True."""
+        return replace(self, middle=self.middle[chosen], half=self.half[chosen])
+
     def scaled(self, factor: float | Tensor) -> Windows:
         """Windows of the same middle; `factor` may be (N, 1)."""
         return replace(self, half=self.half * factor)

@@ -125,6 +125,33 @@ def test_ties_go_to_the_earlier_mask() -> None:
         assert (twice.to_labels(overlaps) == 1).all()
 
 
+@given(
+    arrays.arrays(bool, st.tuples(st.integers(0, 6), sides, sides)),
+    st.sampled_from(["best", "small", "large"]),
+    st.floats(0, 1),
+)
+def test_every_mask_of_a_partition_shows_enough_or_not_at_all(
+    stack: NDArray[np.bool_], overlaps: Literal["best", "small", "large"], least: float
+) -> None:
+    labels = mask_set(stack).to_labels(overlaps, least_visible=least)
+    for i, mask in enumerate(stack):
+        shown = labels == i + 1
+        assert mask[shown].all()
+        assert not shown.any() or shown.sum() >= least * mask.sum()
+
+
+def test_what_is_mostly_hidden_is_left_out() -> None:
+    stack = np.zeros((3, 10, 10), bool)
+    stack[0, 2:8, :], stack[1, :8, :], stack[2, 6:10, :] = True, True, True
+    masks = mask_set(stack, predicted_iou=np.array([0.9, 0.8, 0.7]))
+    assert np.unique(masks.to_labels()).tolist() == [0, 1, 2, 3][1:]
+    labels = masks.to_labels(least_visible=0.5)
+    assert np.unique(labels).tolist() == [0, 1, 3]
+    assert (labels[8:] == 3).all(), "half of the third shows"
+    with pytest.raises(InputError, match=r"least_visible must be in 0\.\.1"):
+        masks.to_labels(least_visible=1.5)
+
+
 def test_unknown_overlap_rule_is_refused() -> None:
     with pytest.raises(InputError, match="best, small, large"):
         mask_set(nested()).to_labels("first")  # type: ignore[arg-type]

@@ -17,23 +17,21 @@ from samplat.model.colour_cuts import (
     Looks,
     Mixture,
     _clusters,
-    _cut_costs,
+    cut_costs,
     _pairs,
-    _relaxed_cut,
+    relaxed_cut,
     colour_cuts,
 )
 
 N = 32
 
 
-def whole(colours, context, possible, *, certain=None, start=None, known=None):
+def whole(colours, possible, *, certain=None, start=None, known=None):
     ones = torch.ones(1, 1, N, N)
     known = ones if known is None else known
     return Looks(
         colours=colours,
         known=known,
-        context=context,
-        known_context=torch.ones(1, 1, N // 2, N // 2),
         possible=possible,
         certain=0 * ones if certain is None else certain,
         start=ones if start is None else start,
@@ -41,14 +39,13 @@ def whole(colours, context, possible, *, certain=None, start=None, known=None):
 
 
 def noisy(rows, columns, seed=0, colour=(1.0, -1.0, 0.5), ground=(-1.0, 0.5, 0.0)):
-    """A rectangle of one colour on ground of another: colours, context, its mask."""
+    """A rectangle of one colour on ground of another: colours, its mask."""
     rng = torch.Generator().manual_seed(seed)
     mask = torch.zeros(1, 1, N, N)
     mask[..., rows, columns] = 1
     one, other = (torch.tensor(c)[None, :, None, None] for c in (colour, ground))
     colours = mask * one + (1 - mask) * other + 0.3 * torch.randn(1, 3, N, N, generator=rng)
-    context = other + 0.15 * torch.randn(1, 3, N // 2, N // 2, generator=rng)
-    return colours, context, mask
+    return colours, mask
 
 
 def box(x0, y0, x1, y1):
@@ -58,8 +55,8 @@ def box(x0, y0, x1, y1):
 
 
 def test_the_object_comes_out_of_a_box_twice_its_size():
-    colours, context, mask = noisy(slice(10, 20), slice(8, 22))
-    cuts = colour_cuts(whole(colours, context, box(6, 4, 28, 26)))
+    colours, mask = noisy(slice(10, 20), slice(8, 22))
+    cuts = colour_cuts(whole(colours, box(6, 4, 28, 26)))
     assert cuts.shape == (1, CUTS, N, N)
     for cut in cuts[0]:
         assert ((cut > 0) == (mask[0, 0] > 0)).float().mean() > 0.995
@@ -68,34 +65,32 @@ def test_the_object_comes_out_of_a_box_twice_its_size():
 
 def test_a_draft_finds_the_rest_of_its_object():
     """Without a box all but a margin is possible, and half of the object is where it begins."""
-    colours, context, mask = noisy(slice(8, 24), slice(8, 24))
+    colours, mask = noisy(slice(8, 24), slice(8, 24))
     start = mask.clone()
     start[..., 16:] = 0
-    cuts = colour_cuts(whole(colours, context, box(2, 2, 30, 30), start=start))
+    cuts = colour_cuts(whole(colours, box(2, 2, 30, 30), start=start))
     assert ((cuts[0, 1] > 0) == (mask[0, 0] > 0)).float().mean() > 0.99
 
 
 def test_points_hold_and_what_is_impossible_stays_so():
-    colours, context, mask = noisy(slice(10, 20), slice(8, 22))
+    colours, mask = noisy(slice(10, 20), slice(8, 22))
     certain = torch.zeros(1, 1, N, N)
     certain[..., 24, 24] = 1
     possible = box(6, 4, 28, 26)
     possible[..., 12:14, 10:12] = 0
-    cuts = colour_cuts(whole(colours, context, possible, certain=certain))[0, 1:]
+    cuts = colour_cuts(whole(colours, possible, certain=certain))[0, 1:]
     assert (cuts[:, 24, 24] > 0.9).all()
     assert (cuts[:, possible[0, 0] == 0] < -0.9).all()
     assert mask[0, 0, 12, 10] == 1
 
 
 def test_what_lies_off_the_picture_does_not_count():
-    colours, context, mask = noisy(slice(10, 20), slice(0, 12))
+    colours, mask = noisy(slice(10, 20), slice(0, 12))
     known = torch.ones(1, 1, N, N)
     known[..., 24:] = 0
     first, second = colours.clone(), colours.clone()
     first[..., 24:], second[..., 24:] = 5.0, -5.0
-    one, other = (
-        colour_cuts(whole(c, context, box(0, 6, 32, 24), known=known)) for c in (first, second)
-    )
+    one, other = (colour_cuts(whole(c, box(0, 6, 32, 24), known=known)) for c in (first, second))
     # The cell beside the border has a neighbour off the picture, whose own cost is fixed.
     assert torch.allclose(one[..., :23], other[..., :23], atol=2e-2)
     assert ((one[0, 1] > 0) == (mask[0, 0] > 0)).float().mean() > 0.99
@@ -103,7 +98,7 @@ def test_what_lies_off_the_picture_does_not_count():
 
 def test_a_window_is_cut_alike_alone_and_among_others():
     many = [noisy(slice(4 + i, 20), slice(8, 22 + i), seed=i) for i in range(3)]
-    looks = [whole(c, s, box(4, 2, 28, 26)) for c, s, _ in many]
+    looks = [whole(c, box(4, 2, 28, 26)) for c, _ in many]
     together = colour_cuts(Looks(*(torch.cat(parts) for parts in zip(*looks, strict=True))))
     for i, each in enumerate(looks):
         assert torch.allclose(colour_cuts(each), together[i : i + 1], atol=1e-3)
@@ -112,8 +107,7 @@ def test_a_window_is_cut_alike_alone_and_among_others():
 @pytest.mark.parametrize("inside", [0.0, 1.0])
 def test_windows_of_one_colour_or_without_background_give_numbers(inside):
     flat = torch.zeros(1, 3, N, N)
-    looks = whole(flat, flat[..., ::2, ::2], torch.full((1, 1, N, N), inside))
-    looks = looks._replace(known_context=0 * looks.known_context)
+    looks = whole(flat, torch.full((1, 1, N, N), inside))
     assert colour_cuts(looks).isfinite().all()
 
 
@@ -182,7 +176,7 @@ def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
     costs = [(gamma * torch.rand(1, 1, 8, 8, generator=rng)).round() for _ in NEIGHBOURS]
     inner = [_inner(each, offset) for each, offset in zip(costs, NEIGHBOURS, strict=True)]
     duals = [torch.zeros_like(each) for each in inner]
-    chosen = _relaxed_cut(cost, inner, torch.ones_like(cost), duals, 1500)
+    chosen = relaxed_cut(cost, inner, torch.ones_like(cost), duals, 1500)
     best = least_energy(cost, costs)
     for threshold in (0.1, 0.5, 0.9):
         cut = (chosen > threshold).float()
@@ -190,14 +184,14 @@ def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
 
 
 def _inner(cost, offset):
-    """What belongs to each pair, (1, 1, h', w'), as `_cut_costs` gives it."""
+    """What belongs to each pair, (1, 1, h', w'), as `cut_costs` gives it."""
     return _pairs(cost, offset)[1].contiguous()
 
 
 def test_it_costs_least_to_cut_where_colours_differ():
-    colours, context, _ = noisy(slice(8, 24), slice(8, 24))
-    looks = whole(colours, context, box(2, 2, 30, 30))
-    right = _cut_costs(looks, (1.0, 3.0))[0]
+    colours, _ = noisy(slice(8, 24), slice(8, 24))
+    looks = whole(colours, box(2, 2, 30, 30))
+    right = cut_costs(looks, (1.0, 3.0))[0]
     assert right.shape == (2, 1, N, N - 1)
     assert torch.allclose(right[1], 3 * right[0])
     across = colours.diff(dim=3).square().sum(dim=1)[0]

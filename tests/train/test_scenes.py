@@ -9,6 +9,8 @@ from PIL import Image
 from samplat import InputError
 from samplat_train.scene_store import write_scenes
 from samplat_train.scenes import KINDS, Scene, draw_scene
+from samplat_train.scenes.canvas import blank_canvas
+from samplat_train.scenes.cutouts import has_cutouts, set_cutout, use_cutouts
 from samplat_train.scenes.photos import has_photos, photo_patch, photo_view, use_photos
 
 SIZE = 192
@@ -119,3 +121,65 @@ def test_a_damaged_photograph_is_named(tmp_path):
             photo_view(np.random.default_rng(0), 16)
     finally:
         use_photos(None)
+
+
+@pytest.fixture
+def cutouts(tmp_path):
+    """A folder with one red ellipse, and the library as it was."""
+    y, x = np.mgrid[:60, :100]
+    inside = ((x - 49.5) / 40) ** 2 + ((y - 29.5) / 20) ** 2 <= 1
+    rgba = np.zeros((60, 100, 4), np.uint8)
+    rgba[inside] = (230, 20, 20, 255)
+    Image.fromarray(rgba).save(tmp_path / "ellipse.png")
+    yield tmp_path
+    use_cutouts(None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), x=st.floats(-40, 240), y=st.floats(-40, 240))
+def test_a_cutout_is_an_object_where_it_is_seen(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, x: float, y: float
+) -> None:
+    folder = tmp_path_factory.mktemp("cutouts")
+    Image.new("RGBA", (50, 30), (230, 20, 20, 255)).save(folder / "card.png")
+    use_cutouts(folder)
+    try:
+        canvas = blank_canvas(np.zeros((200, 200, 3), np.float32))
+        stamp = set_cutout(np.random.default_rng(seed), canvas, (x, y), 80)
+    finally:
+        use_cutouts(None)
+    red = canvas.image[..., 0] > 0.25
+    assert (canvas.whole > 0).sum() == stamp.mask.sum()
+    assert (red != (canvas.whole > 0)).sum() <= 0.12 * stamp.mask.sum() + 20
+
+
+def test_scenes_with_cutouts_show_them_and_repeat(cutouts, tmp_path):
+    for name in ("first", "again"):
+        write_scenes(tmp_path / name, 8, size=128, kind="natural", seed=1, cutouts=cutouts)
+    assert not has_cutouts()
+    shown = 0
+    for i in range(8):
+        first, again = (
+            np.load(tmp_path / name / "images" / f"{i:06}.npy") for name in ("first", "again")
+        )
+        assert np.array_equal(first, again)
+        labels = np.load(tmp_path / "first" / "labels" / f"{i:06}.npy")[0]
+        pixels = first[labels > 0].astype(int)
+        shown += len(pixels) > 0 and (pixels[:, 0] > 1.5 * pixels[:, 1]).mean() > 0.7
+    assert shown >= 2
+
+
+@pytest.mark.parametrize(
+    ("picture", "reason"),
+    [
+        (Image.new("RGB", (8, 8)), "none of them alpha"),
+        (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), "all of it is transparent"),
+    ],
+)
+def test_what_is_no_cutout_is_named(tmp_path, picture, reason):
+    picture.save(tmp_path / "it.png")
+    with pytest.raises(InputError, match=rf"it\.png cannot be read as a cut-out: .*{reason}"):
+        write_scenes(tmp_path / "out", 20, size=64, kind="natural", cutouts=tmp_path)
+    (tmp_path / "it.png").unlink()
+    with pytest.raises(InputError, match="expected cut-outs with an alpha channel"):
+        use_cutouts(tmp_path)

@@ -5,16 +5,22 @@ from scipy import ndimage
 
 from .backdrops import random_backdrop
 from .canvas import Canvas, Floats, Points, Scene, Stamp, blank_canvas, dense_levels
+from .cutouts import has_cutouts, set_cutout
 from .figures import Figure, posed, random_figure
 from .finish import Camera, expose
 from .shapes import blob, curve, ellipse, fill, relief, stroke
 from .textures import material, near_colour, render
+
+CUTOUT_SHARE = 0.75
+"""How often a scene is made of cut-outs, where there is a folder of them."""
 
 
 def draw_natural(rng: np.random.Generator, size: int) -> Scene:
     """One to eight figures, or dozens of overlapping pieces."""
     choice = rng.random()
     drawn = _leaves if choice < 0.12 else _portrait if choice < 0.45 else _staged
+    if has_cutouts() and rng.random() < CUTOUT_SHARE:
+        drawn = _collage
     canvas = drawn(rng, size)
     camera = Camera(blur=1.3, noise=0.05, light=0.3, tone=0.4, grey=0.06, cast=0.06, jpeg=0.6)
     image = expose(rng, canvas.image, camera)
@@ -30,6 +36,25 @@ def _portrait(rng: np.random.Generator, size: int) -> Canvas:
     flip = bool(rng.random() < 0.5)
     turn = rng.normal() * (0.15 if rng.random() < 0.8 else 1.0)
     _draw_figure(rng, canvas, posed(figure, centre, scale, turn, flip), _light(rng))
+    return canvas
+
+
+def _collage(rng: np.random.Generator, size: int) -> Canvas:
+    """One to five cut-outs, mostly one; now and then drawn figures before or behind them."""
+    canvas = random_backdrop(rng, size)
+    count = 1 + int(rng.poisson(0.7))
+    scales = np.sort(np.exp(rng.uniform(np.log(0.2), np.log(1.0), count))) * size
+    for scale in scales[-5:]:
+        centre = rng.normal(0.5, 0.18, 2).clip(0.1, 0.9) * size
+        if rng.random() < 0.85:
+            stamp = set_cutout(rng, canvas, centre, scale)
+            if stamp.alpha.size and rng.random() < 0.3:
+                canvas.shade(stamp, relief(stamp.alpha, _light(rng), rng.uniform(0.1, 0.4)))
+        else:
+            figure = posed(random_figure(rng), centre, scale, rng.normal() * 0.15, False)
+            _draw_figure(rng, canvas, figure, _light(rng))
+        if rng.random() < 0.06:
+            _foreground(rng, canvas)
     return canvas
 
 
