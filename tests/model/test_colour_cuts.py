@@ -17,10 +17,10 @@ from samplat.model.colour_cuts import (
     Looks,
     Mixture,
     _clusters,
-    cut_costs,
     _pairs,
-    relaxed_cut,
     colour_cuts,
+    cut_costs,
+    relaxed_cut,
 )
 
 N = 32
