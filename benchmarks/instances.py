@@ -6,7 +6,7 @@ The masks of the model's grid of points that cover at most a quarter of the pict
 best in front; one that is hidden by more than half is left out. The classical way: Otsu's threshold
 of the smoothed grey picture, the side of fewer border pixels being objects, holes filled, and a
 watershed of the distance to the background from its maxima. Objects and predictions of fewer than
-25 pixels are left out. A prediction matches an object at IoU t if their IoU is above t; for t >= 0.5
+25 pixels are left out. A prediction matches an object at IoU t if their IoU is above t; at t >= 0.5
 no object has two.
 
     ap50 ap75   TP / (TP + FP + FN) at 0.5 and 0.75, mean over pictures (as in StarDist, Cellpose)
