@@ -18,6 +18,7 @@ from samplat.errors import (
 
 _HOME = {
     "automatic": ("GridParameters", "generate_masks"),
+    "cache": ("CacheInfo", "EmbeddingCache"),
     "checkpoints": (
         "Model",
         "ModelSpec",
@@ -48,9 +49,11 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "BUILDERS",
     "HOLE",
+    "CacheInfo",
     "CheckpointError",
     "Draft",
     "Embedding",
+    "EmbeddingCache",
     "EmbeddingKey",
     "Exporter",
     "GridParameters",
@@ -115,6 +118,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from samplat.automatic import GridParameters, generate_masks
+    from samplat.cache import CacheInfo, EmbeddingCache
     from samplat.checkpoints import (
         Model,
         ModelSpec,

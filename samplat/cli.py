@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from samplat.cache_commands import cache_app
 from samplat.errors import InputError, SamplatError
 from samplat.files import check_file
 
@@ -50,6 +51,7 @@ def build_app() -> typer.Typer:
     app.command("predict")(predict)
     app.command("plugins")(list_plugins)
     app.add_typer(models_app, name="models")
+    app.add_typer(cache_app, name="cache")
     plugins().manager.hook.register_commands(app=app)
     return app
 

@@ -64,17 +64,21 @@ def embed(model: Model, image: NDArray[Any]) -> Embedding:
     resized = resize_longest_side(pixels, model.sam.image_size)
     with torch.inference_mode(), autocast(model):
         features = model.sam.encode(resized.to(model.device))
-    key = EmbeddingKey(
-        weights_sha256=model.weights_sha256,
-        pixels_sha256=pixels_sha256(pixels),
-        precision=model.precision,
-    )
     height, width = resized.shape[-2:]
     return Embedding(
         features=tuple(f.float() for f in features),
         input_size=(height, width),
         original_size=(pixels.shape[0], pixels.shape[1]),
-        key=key,
+        key=embedding_key(model, pixels),
+    )
+
+
+def embedding_key(model: Model, pixels: NDArray[np.uint8]) -> EmbeddingKey:
+    """What the embedding of an image depends on; `pixels` as `as_uint8` gives them."""
+    return EmbeddingKey(
+        weights_sha256=model.weights_sha256,
+        pixels_sha256=pixels_sha256(pixels),
+        precision=model.precision,
     )
 
 

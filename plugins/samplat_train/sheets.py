@@ -53,7 +53,7 @@ def _first_round(model: Sam, recipe: Recipe, batch: Batch) -> tuple[PromptRounds
         rounds.place(model.image_encoder(model.normalise(batch.images)), len(batch.images))
         draft = Draft(*(part[:, 1:] for part in rounds.decode()))
         prompts = Prompted(rounds.points, rounds.labels, rounds.boxes)
-        logits, predicted_iou = model.finish(rounds.features, draft, prompts)
+        logits, predicted_iou = model.finish(rounds.features, draft, prompts, last=False)
     best = predicted_iou.argmax(dim=1)
     chosen = logits[torch.arange(len(logits), device=logits.device), best][:, None].float()
     return rounds, F.interpolate(chosen, size=batch.masks.shape[-2:], mode="bilinear")[:, 0]

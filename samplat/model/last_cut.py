@@ -29,9 +29,8 @@ BAND = 3
 """How far the edge may move, in cells of a quarter of SIDE along the window."""
 COARSE = 1.0
 """Pixels of the model's input along a cell of the refiner's window from which a mask is cut."""
-CHROMA = 0.14
-"""Least mean difference between the largest and the smallest of three channels, in the encoder's
-normalised colours: 8 of 255 grey levels."""
+CHROMA = 8.0
+"""Least mean difference between the largest and the smallest of three channels, of 255 levels."""
 ROUNDS, ROUGH_STEPS, STEPS = 4, 30, 60
 ROUGH_GAMMA, GAMMA = 30.0, 20.0
 """Costs of a cut between like cells, at half and at full resolution, as in `colour_cuts`."""
@@ -41,17 +40,16 @@ MOST = 4.0
 """Logits of the mask are limited to this, so that the cut can overrule them."""
 
 
-def worth_cutting(windows: Windows, pixels: Tensor, spread: Tensor, side: int) -> Tensor:
+def worth_cutting(windows: Windows, pixels: Tensor, side: int) -> Tensor:
     """(N,) True for windows of a coarse resolution that show colours.
 
     Args:
         windows: N of one picture.
-        pixels: (1, 3, H, W) normalised.
-        spread: (3, 1, 1) what the pixels were divided by.
+        pixels: (1, 3, H, W) from 0 to 255.
         side: cells of a window as the refiner sees it.
     """
     coarse = 2 * windows.half[:, 0] > COARSE * side
-    shown = windows.show(pixels, side // 4) * (spread / spread.mean())
+    shown = windows.show(pixels, side // 4)
     chroma = (shown.amax(dim=1) - shown.amin(dim=1)).mean(dim=(1, 2))
     return coarse & (chroma > CHROMA)
 

@@ -133,7 +133,8 @@ class Sam(nn.Module):
             features: what `encode` returned.
             draft: P drafts of M masks each.
             prompts: theirs.
-            last: with the last cut, which costs more than the second look.
+            last: with the last cut, which costs more than the second look. Without it there may
+                be several images, with equally many prompts each.
 
         Returns:
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
@@ -162,7 +163,8 @@ class Sam(nn.Module):
         prompts: Prompted,
     ) -> Tensor:
         """Logits (N, 1, h, w) with the last cut where it is worth it."""
-        worth = worth_cutting(windows, pixels, self.pixel_std, refined.logits.shape[-1])
+        shown = pixels.float() * self.pixel_std + self.pixel_mean
+        worth = worth_cutting(windows, shown, refined.logits.shape[-1])
         if not worth.any():
             return logits
         chosen = windows.select(worth)

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import samplat
 from samplat.model.last_cut import BAND, SIDE, last_cut, worth_cutting
 from samplat.model.mask_refiner import SIDE as LOOK
 from samplat.model.prompt_encoder import PADDING
 from samplat.model.windows import Prompted, Windows
 
-SPREAD = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)
 PICTURE = (512, 512)
 
 
@@ -102,9 +102,23 @@ def test_windows_are_cut_alike_alone_and_together():
 
 
 def test_only_large_coloured_windows_are_worth_it():
-    pixels = coloured(figure())
+    pixels = 120 + 50 * coloured(figure())
     grey = pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     large, small = window(), window(half=40.0)
-    assert worth_cutting(large, pixels, SPREAD, LOOK).tolist() == [True]
-    assert worth_cutting(small, pixels, SPREAD, LOOK).tolist() == [False]
-    assert worth_cutting(large, grey, SPREAD, LOOK).tolist() == [False]
+    assert worth_cutting(large, pixels, LOOK).tolist() == [True]
+    assert worth_cutting(small, pixels, LOOK).tolist() == [False]
+    assert worth_cutting(large, grey, LOOK).tolist() == [False]
+
+
+@pytest.mark.parametrize("grey", [True, False])
+def test_a_model_cuts_coloured_pictures_alone(grey, monkeypatch):
+    """Of grey pictures too the normalised channels differ, since their means do."""
+    cuts = []
+    monkeypatch.setattr("samplat.model.sam.last_cut", lambda *a: cuts.append(1) or last_cut(*a))
+    picture = np.zeros((128, 128, 3), np.uint8)
+    picture[20:110, 20:110] = 200 if grey else (200, 80, 40)
+    model = samplat.load_model("samplat-tiny", precision="fp32")
+    prompts = samplat.Prompts(boxes=[(18, 18, 112, 112)])
+    found = samplat.predict(model, samplat.embed(model, picture), prompts, multimask=False)
+    assert bool(cuts) is not grey
+    assert iou(torch.from_numpy(found.masks[0, 0]), torch.from_numpy(picture[..., 0] > 0)) > 0.95
