@@ -40,18 +40,24 @@ MOST = 4.0
 """Logits of the mask are limited to this, so that the cut can overrule them."""
 
 
-def worth_cutting(windows: Windows, pixels: Tensor, side: int) -> Tensor:
+def worth_cutting(
+    windows: Windows, pixels: Tensor, mean: Tensor, spread: Tensor, side: int
+) -> Tensor:
     """(N,) True for windows of a coarse resolution that show colours.
 
     Args:
         windows: N of one picture.
-        pixels: (1, 3, H, W) from 0 to 255.
+        pixels: (1, 3, H, W) normalised, 0 where the input is padded.
+        mean, spread: (3, 1, 1) with which they were normalised.
         side: cells of a window as the refiner sees it.
     """
     coarse = 2 * windows.half[:, 0] > COARSE * side
-    shown = windows.show(pixels, side // 4)
-    chroma = (shown.amax(dim=1) - shown.amin(dim=1)).mean(dim=(1, 2))
-    return coarse & (chroma > CHROMA)
+    levels = pixels.float() * spread + mean
+    chroma = levels.amax(dim=1, keepdim=True) - levels.amin(dim=1, keepdim=True)
+    picture = (pixels != 0).any(dim=1, keepdim=True).float()
+    shown = windows.show(torch.cat([chroma * picture, picture], dim=1), side // 4)
+    total, count = shown.sum(dim=(2, 3)).unbind(dim=1)
+    return coarse & (total > CHROMA * count)
 
 
 @torch.no_grad()

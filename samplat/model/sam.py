@@ -163,8 +163,8 @@ class Sam(nn.Module):
         prompts: Prompted,
     ) -> Tensor:
         """Logits (N, 1, h, w) with the last cut where it is worth it."""
-        shown = pixels.float() * self.pixel_std + self.pixel_mean
-        worth = worth_cutting(windows, shown, refined.logits.shape[-1])
+        side = refined.logits.shape[-1]
+        worth = worth_cutting(windows, pixels, self.pixel_mean, self.pixel_std, side)
         if not worth.any():
             return logits
         chosen = windows.select(worth)

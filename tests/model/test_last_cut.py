@@ -102,12 +102,16 @@ def test_windows_are_cut_alike_alone_and_together():
 
 
 def test_only_large_coloured_windows_are_worth_it():
-    pixels = 120 + 50 * coloured(figure())
-    grey = pixels.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    mean, spread = (torch.tensor(v).view(3, 1, 1) for v in ([124.0, 116, 104], [58.0, 57, 57]))
     large, small = window(), window(half=40.0)
-    assert worth_cutting(large, pixels, LOOK).tolist() == [True]
-    assert worth_cutting(small, pixels, LOOK).tolist() == [False]
-    assert worth_cutting(large, grey, LOOK).tolist() == [False]
+    pixels = coloured(figure())
+    level = pixels.mean(dim=1, keepdim=True) * 50 + 120
+    grey = (level.expand(-1, 3, -1, -1) - mean) / spread
+    padded = grey.clone()
+    padded[..., 180:, :] = 0  # as it is below a wide picture
+    given = [(large, pixels), (small, pixels), (large, grey), (large, padded)]
+    worth = [worth_cutting(w, p, mean, spread, LOOK).tolist() for w, p in given]
+    assert worth == [[True], [False], [False], [False]]
 
 
 @pytest.mark.parametrize("grey", [True, False])
