@@ -48,7 +48,8 @@ def worth_cutting(
     Args:
         windows: N of one picture.
         pixels: (1, 3, H, W) normalised, 0 where the input is padded.
-        mean, spread: (3, 1, 1) with which they were normalised.
+        mean: (3, 1, 1) what was taken from them.
+        spread: (3, 1, 1) what they were divided by then.
         side: cells of a window as the refiner sees it.
     """
     coarse = 2 * windows.half[:, 0] > COARSE * side
