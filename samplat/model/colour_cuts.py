@@ -10,13 +10,15 @@ before, which is where a small network is weak.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+CONTEXT = 2.0
+"""Size of what is known of the background, relative to the window."""
 CUTS = 3
 """Maps that `colour_cuts` gives."""
 COMPONENTS = 4
@@ -45,7 +47,7 @@ NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
 class Looks(NamedTuple):
-    """N windows of n x n cells."""
+    """N windows of n x n cells and, if anything, their wider surroundings of n / 2 x n / 2."""
 
     colours: Tensor
     """(N, 3, n, n)."""
@@ -57,13 +59,21 @@ class Looks(NamedTuple):
     """(N, 1, n, n): 1 where it lies for certain."""
     start: Tensor
     """(N, 1, n, n): where it is taken to lie at first."""
+    context: Tensor | None = None
+    """(N, 3, n / 2, n / 2): colours of the window CONTEXT times as large."""
+    known_context: Tensor | None = None
+    """(N, 1, n / 2, n / 2)."""
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Looks:
+        """The same with all that there is changed."""
+        return Looks(*(part if part is None else change(part) for part in self))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def colour_cuts(looks: Looks) -> Tensor:
     """Evidence and two cuts (N, CUTS, n, n), each about -1 (background) to 1 (object), fp32."""
     with torch.autocast(looks.colours.device.type, enabled=False):
-        looks = Looks(*(part.float() for part in looks))
+        looks = looks.changed(Tensor.float)
         rough = halved(looks)
         chosen, mixtures = cut_in_turns(rough, ROUNDS - 1, ROUGH_GAMMA, ROUGH_STEPS)
         cost = cell_costs(looks, mixtures_of(rough, chosen, mixtures))
@@ -73,8 +83,9 @@ def colour_cuts(looks: Looks) -> Tensor:
 
 
 def halved(looks: Looks) -> Looks:
-    """The same windows in cells of twice the size."""
-    return Looks(*(F.avg_pool2d(part, 2) for part in looks))
+    """The same windows in cells of twice the size; their surroundings stay."""
+    half = looks.changed(lambda part: F.avg_pool2d(part, 2))
+    return half._replace(context=looks.context, known_context=looks.known_context)
 
 
 def cut_in_turns(
@@ -141,9 +152,13 @@ def mixtures_of(
     looks: Looks, chosen: Tensor, before: tuple[Mixture, Mixture] | None
 ) -> tuple[Mixture, Mixture]:
     """Of object and background as chosen (N, 1, n, n), going on from those before."""
-    colours = _listed(looks.colours)
+    colours, around = _surrounded(looks)
     inside = ((chosen > 0.5) * looks.known).flatten(1)
-    weights = (inside, looks.known.flatten(1) - inside)
+    outside = looks.known.flatten(1) - inside
+    weights = (
+        torch.cat([inside, torch.zeros_like(around)], dim=1),
+        torch.cat([outside, around], dim=1),
+    )
     if before is None:
         members = [_clusters(colours, weight) for weight in weights]
     else:
@@ -153,6 +168,18 @@ def mixtures_of(
         for weight, each in zip(weights, members, strict=True)
     )
     return one, other
+
+
+def _surrounded(looks: Looks) -> tuple[Tensor, Tensor]:
+    """Colours (N, P, 3) of cells and surroundings, and what of these counts how much (N, Q)."""
+    colours = _listed(looks.colours)
+    if looks.context is None or looks.known_context is None:
+        return colours, colours.new_zeros(len(colours), 0)
+    n = looks.context.shape[-1]
+    place = ((torch.arange(n, device=colours.device) + 0.5) * 2 / n - 1).abs()
+    ring = (place[:, None] * CONTEXT > 1) | (place * CONTEXT > 1)
+    around = (looks.known_context * ring).flatten(1) * CONTEXT**2
+    return torch.cat([colours, _listed(looks.context)], dim=1), around
 
 
 def _listed(maps: Tensor) -> Tensor:

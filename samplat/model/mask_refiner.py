@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samplat.model.colour_cuts import CUTS, Looks, colour_cuts
+from samplat.model.colour_cuts import CONTEXT, CUTS, Looks, colour_cuts
 from samplat.model.common import AttentionBlock
 from samplat.model.conv_encoder import ResidualBlock, conv_block, doubled
 from samplat.model.guided_prompt_encoder import cells_covered, discs
@@ -105,7 +105,7 @@ class MaskRefiner(nn.Module):
         known = windows.known(SIDE)
         drawn = _drawn(prompts, windows)
         sharp = F.pixel_unshuffle(windows.show(pixels, 2 * SIDE), 2)
-        cuts = colour_cuts(_looks(sharp, coarse, known, prompts, drawn))
+        cuts = colour_cuts(_looks(pixels, sharp, coarse, known, prompts, windows, drawn))
         seen = _packed([sharp, (coarse / 4).clamp(-3, 3), *drawn, known, cuts], fine.dtype)
         near = _packed([windows.show(fine, SIDE // 2)], fine.dtype)
         wide = _packed([windows.show(embedding, SIDE // 4)], fine.dtype)
@@ -149,7 +149,13 @@ def _drawn(prompts: Prompted, windows: Windows) -> list[Tensor]:
 
 
 def _looks(
-    sharp: Tensor, coarse: Tensor, known: Tensor, prompts: Prompted, drawn: list[Tensor]
+    pixels: Tensor,
+    sharp: Tensor,
+    coarse: Tensor,
+    known: Tensor,
+    prompts: Prompted,
+    windows: Windows,
+    drawn: list[Tensor],
 ) -> Looks:
     """What is cut: all that a box leaves possible, or the draft where there is none."""
     box, off, on = drawn
@@ -159,6 +165,8 @@ def _looks(
     return Looks(
         colours=sharp.reshape(len(sharp), 3, 4, SIDE, SIDE).mean(dim=2),
         known=known,
+        context=windows.scaled(CONTEXT).show(F.avg_pool2d(pixels, 4), SIDE // 2),
+        known_context=windows.scaled(CONTEXT).known(SIDE // 2),
         possible=torch.where(boxed, box, (place[:, None] & place).float()) * (off <= CLICKED),
         certain=certain,
         start=torch.where(boxed, torch.ones_like(coarse), (coarse > 0).float()).maximum(certain),
