@@ -74,8 +74,8 @@ class EmbeddingCache:
     Args:
         path: the folder; None: `embeddings` in `$SAMPLAT_HOME` or the user's cache directory.
         quota: bytes on disk; the entries used least recently make room. 0 keeps nothing there.
-        storage: "half" (what the decoder sees in bf16, float16 else), "int8" (half of that, masks
-            differ a little), or "full".
+        storage: "half" (what the decoder sees in bf16, float16 else), "int8" (less, and less
+            exact), or "full".
         memory: bytes kept in this process as well.
 
     Raises:

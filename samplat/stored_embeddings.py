@@ -7,6 +7,7 @@ as such, which loses nothing; others as float16. `int8` has one scale per channe
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,7 +27,17 @@ FORMAT = 1
 """Version of what a file holds; files of another are not read."""
 LEVEL = 3
 """Of zstd; higher ones gain under one percent."""
-UNREADABLE = (ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile)
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 """What decoding damaged bytes raises."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """Date of everything in the zip, so that equal embeddings are equal bytes."""

@@ -20,7 +20,7 @@ from samplat.model.colour_cuts import (
     halved,
     mixtures_of,
 )
-from samplat.model.guided_prompt_encoder import cells_covered
+from samplat.model.mask_refiner import drawn_boxes
 from samplat.model.windows import Prompted, Windows
 
 SIDE = 192
@@ -92,7 +92,7 @@ def _looks(pixels: Tensor, fine: Tensor, windows: Windows, prompts: Prompted) ->
     return Looks(
         colours=windows.show(pixels, SIDE),
         known=known,
-        possible=(possible > 0.5) * torch.where(boxed, _box(windows, prompts), 1.0),
+        possible=(possible > 0.5) * torch.where(boxed, drawn_boxes(prompts, windows, SIDE), 1.0),
         certain=(certain > 0.5).float(),
         start=mask,
     )
@@ -100,11 +100,3 @@ def _looks(pixels: Tensor, fine: Tensor, windows: Windows, prompts: Prompted) ->
 
 def _grown(mask: Tensor) -> Tensor:
     return F.max_pool2d(mask, 2 * BAND + 1, stride=1, padding=BAND)
-
-
-def _box(windows: Windows, prompts: Prompted) -> Tensor:
-    """(N, 1, SIDE, SIDE): the share of each cell inside of its box."""
-    corners = windows.placed(prompts.boxes.nan_to_num().reshape(-1, 2, 2), SIDE)
-    (x0, y0), (x1, y1) = corners[:, 0].unbind(-1), corners[:, 1].unbind(-1)
-    rows, columns = cells_covered(y0, y1, SIDE), cells_covered(x0, x1, SIDE)
-    return (rows[..., None] * columns[..., None, :])[:, None]

@@ -138,14 +138,19 @@ def _packed(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
 
 def _drawn(prompts: Prompted, windows: Windows) -> list[Tensor]:
     """Maps (N, 1, SIDE, SIDE) of the prompts: box, points off the object, points on it."""
-    corners = windows.placed(prompts.boxes.nan_to_num().reshape(-1, 2, 2), SIDE)
-    (x0, y0), (x1, y1) = corners[:, 0].unbind(-1), corners[:, 1].unbind(-1)
-    box = cells_covered(y0, y1, SIDE)[..., None] * cells_covered(x0, x1, SIDE)[..., None, :]
-    box = box * prompts.boxes.isfinite().all(dim=-1)[:, None, None]
+    box = drawn_boxes(prompts, windows, SIDE)
     places = windows.placed(prompts.points + 0.5, SIDE) - 0.5
     kinds = [prompts.labels == kind for kind in (BACKGROUND, FOREGROUND)]
     points = [discs(places, kind, DISC, 1, (SIDE, SIDE)) for kind in kinds]
-    return [drawn[:, None] for drawn in (box, *points)]
+    return [box, *(drawn[:, None] for drawn in points)]
+
+
+def drawn_boxes(prompts: Prompted, windows: Windows, side: int) -> Tensor:
+    """(N, 1, side, side): the share of each cell inside of its box, 0 without one."""
+    corners = windows.placed(prompts.boxes.nan_to_num().reshape(-1, 2, 2), side)
+    (x0, y0), (x1, y1) = corners[:, 0].unbind(-1), corners[:, 1].unbind(-1)
+    box = cells_covered(y0, y1, side)[..., None] * cells_covered(x0, x1, side)[..., None, :]
+    return (box * prompts.boxes.isfinite().all(dim=-1)[:, None, None])[:, None]
 
 
 def _looks(

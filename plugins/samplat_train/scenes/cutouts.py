@@ -13,11 +13,12 @@ from scipy import ndimage
 from samplat import InputError
 
 from .canvas import Canvas, Floats, Stamp, Vector
+from .photos import pictures_below
 
 SUFFIXES = (".png", ".webp", ".tif", ".tiff")
 LONGEST = 800
 """Longer sides of cut-outs are reduced to it, in pixels."""
-MOST_TURN, MIRRORED = 0.25, 0.5
+TURN, MIRRORED = 0.25, 0.5
 """Deviation of the turn in radians, and how often a cut-out is mirrored."""
 _library: list[Path] = []
 
@@ -31,12 +32,7 @@ def use_cutouts(folder: Path | None) -> None:
     _library.clear()
     if folder is None:
         return
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise InputError(
-            f"{folder}: expected cut-outs with an alpha channel ({', '.join(SUFFIXES)}), found none"
-        )
-    _library.extend(found)
+    _library.extend(pictures_below(folder, SUFFIXES, "cut-outs with an alpha channel"))
 
 
 def has_cutouts() -> bool:
@@ -86,7 +82,7 @@ def _posed(
     posed = np.dstack(layers)
     if rng.random() < MIRRORED:
         posed = posed[:, ::-1]
-    turn = float(np.degrees(rng.normal() * MOST_TURN))
+    turn = float(np.degrees(rng.normal() * TURN))
     posed = ndimage.rotate(posed, turn, order=1, reshape=True)
     cover = np.clip(posed[..., 3], 0, 1)
     colour = posed[..., :3] / np.maximum(cover, 1e-3)[..., None]

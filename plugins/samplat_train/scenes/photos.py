@@ -51,10 +51,19 @@ def use_photos(folder: Path | None) -> None:
     _library.clear()
     if folder is None:
         return
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    _library.extend(pictures_below(folder, SUFFIXES, "photographs"))
+
+
+def pictures_below(folder: Path, suffixes: Sequence[str], what: str) -> list[Path]:
+    """The files below a folder that have one of the suffixes, sorted.
+
+    Raises:
+        InputError: there are none; `what` was expected.
+    """
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
     if not found:
-        raise InputError(f"{folder}: expected photographs ({', '.join(SUFFIXES)}), found none")
-    _library.extend(found)
+        raise InputError(f"{folder}: expected {what} ({', '.join(suffixes)}), found none")
+    return found
 
 
 def has_photos() -> bool:
