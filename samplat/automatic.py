@@ -25,11 +25,21 @@ from samplat.masks import (
     remove_small_regions,
 )
 from samplat.pixels import as_uint8
-from samplat.prediction import CPU_CHUNK, decode_confident, embed, upscale_logits
+from samplat.prediction import (
+    CPU_CHUNK,
+    Drafts,
+    draft_confident,
+    embed,
+    finish_confident,
+    upscale_logits,
+)
 from samplat.prompts import Prompts
 
 CROP_EDGE_TOLERANCE = 20
 """A mask whose box comes this close, in pixels, to a crop's inner edge is taken as cut off."""
+
+NMS_ROWS = 256
+"""Masks compared with all others at once: bounds memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +62,9 @@ class GridParameters:
     """Shift of the threshold, in logits, for the stability score."""
     box_nms_thresh: float = 0.7
     """IoU of boxes, 0..1, above which the less confident mask is dropped, within a crop."""
+    draft_nms_thresh: float = 1.0
+    """IoU of masks, 0..1, above which the less confident draft is not looked at again, if the model
+    looks at its masks twice: most points of a grid mean the same few masks. 1 looks at all."""
     crop_n_layers: int = 0
     """Layers of crops to search besides the whole image; layer i has (2^i)² crops."""
     crop_nms_thresh: float = 0.7
@@ -82,7 +95,7 @@ class GridParameters:
         for name in ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset"):
             if not math.isfinite(value := getattr(self, name)):
                 raise InputError(f"{name} must be a finite number, got {value}")
-        for name in ("box_nms_thresh", "crop_nms_thresh"):
+        for name in ("box_nms_thresh", "crop_nms_thresh", "draft_nms_thresh"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise InputError(f"{name} must be in 0..1, got {value}")
         if not 0 <= self.crop_overlap_ratio < 1:
@@ -197,16 +210,63 @@ def _masks_of_embedding(
 ) -> MaskSet:
     height, width = embedding.original_size
     points = params.grid(layer) * np.array([width, height], np.float32)
-    step = params.points_per_batch
-    batches = (points[i : i + step] for i in range(0, len(points), step))
-    found = concatenate([_masks_of_points(model, embedding, b, params) for b in batches])
+    found = concatenate(
+        [
+            _masks_of_drafts(model, embedding, drafts, sources, params)
+            for drafts, sources in _batches_of_drafts(model, embedding, points, params)
+        ]
+    )
     return found.select(box_nms(_inclusive(found), found.predicted_iou, params.box_nms_thresh))
 
 
-def _masks_of_points(
+def _batches_of_drafts(
     model: Model, embedding: Embedding, points: NDArray[np.float32], params: GridParameters
+) -> Iterator[tuple[Drafts, NDArray[np.float32]]]:
+    """Drafts that may be good enough, and the points (N, 2) that their rows number."""
+    step, threshold = params.points_per_batch, params.pred_iou_thresh
+    if model.sam.mask_refiner is None or params.draft_nms_thresh == 1:
+        for i in range(0, len(points), step):
+            some = points[i : i + step]
+            yield draft_confident(model, embedding, Prompts(points=some[:, None]), threshold), some
+        return
+    drafts = draft_confident(model, embedding, Prompts(points=points[:, None]), threshold)
+    masks, iou = drafts.draft.logits[:, 0] > 0, drafts.draft.iou[:, 0]
+    drafts = drafts.select(distinct_masks(masks, iou, params.draft_nms_thresh))
+    for i in range(0, max(1, len(drafts)), step):
+        yield drafts.select(slice(i, i + step)), points
+
+
+def distinct_masks(masks: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy non-maximum suppression of masks: indices kept, best score first, ties by index.
+
+    Args:
+        masks: (N, h, w) bool.
+        scores: (N,).
+        iou_threshold: a mask is dropped when its IoU with a kept better one is above this.
+    """
+    order = torch.argsort(-scores.float(), stable=True)
+    flat = masks[order].flatten(1).float()
+    area = flat.sum(dim=1)
+    alike = []
+    for i in range(0, len(flat), NMS_ROWS):
+        shared = flat[i : i + NMS_ROWS] @ flat.T
+        union = area[i : i + NMS_ROWS, None] + area - shared
+        alike.append((shared > iou_threshold * union).cpu().numpy())
+    alive = np.ones(len(flat), dtype=bool)
+    for i, row in enumerate(row for rows in alike for row in rows):
+        if alive[i]:
+            alive[i + 1 :] &= ~row[i + 1 :]
+    return order[torch.from_numpy(alive).to(order.device)]
+
+
+def _masks_of_drafts(
+    model: Model,
+    embedding: Embedding,
+    drafts: Drafts,
+    sources: NDArray[np.float32],
+    params: GridParameters,
 ) -> MaskSet:
-    logits, iou, sources = _confident(model, embedding, points, params.pred_iou_thresh)
+    logits, iou, rows = finish_confident(model, embedding, drafts, params.pred_iou_thresh)
     parts = []
     for i in range(0, len(logits), CPU_CHUNK):
         full = upscale_logits(model, embedding, logits[i : i + CPU_CHUNK, None])[:, 0]
@@ -216,25 +276,13 @@ def _masks_of_points(
     stability = torch.cat([s for _, s in parts]) if parts else torch.zeros(0)
     kept = (stability >= params.stability_score_thresh) & masks.any(dim=2).any(dim=1)
     index = kept.cpu().numpy()
+    points = sources[rows.cpu().numpy()]
     return _mask_set(
-        masks[kept].cpu().numpy(), iou[index], stability[kept].cpu().numpy(), sources[index]
+        masks[kept].cpu().numpy(),
+        iou.cpu().numpy()[index],
+        stability[kept].cpu().numpy(),
+        points[index],
     )
-
-
-def _confident(
-    model: Model, embedding: Embedding, points: NDArray[np.float32], threshold: float
-) -> tuple[Tensor, NDArray[np.float32], NDArray[np.float32]]:
-    """Low-resolution logits (N, h, w), predicted IoU and points of masks above the threshold."""
-    logits, ious, sources = [], [], []
-    for i in range(0, len(points), CPU_CHUNK):
-        chunk = points[i : i + CPU_CHUNK]
-        out, iou, row = decode_confident(
-            model, embedding, Prompts(points=chunk[:, None]), threshold
-        )
-        logits.append(out)
-        ious.append(iou.cpu().numpy())
-        sources.append(chunk[row.cpu().numpy()])
-    return torch.cat(logits), np.concatenate(ious), np.concatenate(sources)
 
 
 def stability_score(logits: Tensor, offset: float) -> Tensor:

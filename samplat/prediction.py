@@ -25,7 +25,7 @@ REDUCED = {"bf16": torch.bfloat16}
 SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
 """Which of the decoder's four masks."""
 DRAFT_MARGIN = 0.25
-"""How much a second look is taken to add to a draft's predicted IoU at most, in `decode_confident`.
+"""How much a second look is taken to add to a draft's predicted IoU at most, in `draft_confident`.
 Of `samplat-tiny`'s good masks one or two in a hundred gain more, and are missed."""
 CPU_CHUNK, GPU_CHUNK = 4, 64
 """Prompts decoded at once: on a CPU, few enough for their image tokens to stay in the cache."""
@@ -99,7 +99,7 @@ def predict(
             of another model.
     """
     check_prompts(model, embedding, prompts)
-    step = CPU_CHUNK if model.device.type == "cpu" else GPU_CHUNK
+    step = _chunk(model)
     parts = [
         _predict_chunk(model, embedding, prompts.select(slice(i, i + step)), multimask=multimask)
         for i in range(0, len(prompts), step)
@@ -131,27 +131,84 @@ def decode(
     return logits.float(), iou.float()
 
 
-def decode_confident(
+@dataclass(frozen=True, kw_only=True)
+class Drafts:
+    """N masks as the decoder draws them, before a model that does so looks at them again."""
+
+    draft: Draft
+    """One mask of each: logits (N, 1, h, w), predicted IoU (N, 1), tokens."""
+    prompts: Prompted
+    """Theirs, in pixels of the model's input."""
+    rows: Tensor
+    """(N,) the number of each one's prompt."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, chosen: Tensor | slice) -> Drafts:
+        """Some of them, by index or range."""
+        return Drafts(
+            draft=Draft(*(part[chosen] for part in self.draft)),
+            prompts=Prompted(*(part[chosen] for part in self.prompts)),
+            rows=self.rows[chosen],
+        )
+
+
+def draft_confident(
     model: Model, embedding: Embedding, prompts: Prompts, threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Drafts:
     """Of three masks for each prompt those whose predicted IoU is above a threshold.
 
-    A model that looks at its masks twice does not look again at those that seem hopeless.
-
-    Returns:
-        low-resolution logits (N, h, w), predicted IoU (N,), and number of the prompt (N,).
+    Drafts that a second look could lift above it count too, if the model looks twice.
     """
+    chunks = range(0, len(prompts), _chunk(model))
+    parts = [
+        _draft_chunk(model, embedding, prompts.select(slice(i, i + _chunk(model))), threshold, i)
+        for i in chunks
+    ]
+    return Drafts(
+        draft=Draft(*(torch.cat(each) for each in zip(*(p.draft for p in parts), strict=True))),
+        prompts=Prompted(
+            *(torch.cat(each) for each in zip(*(p.prompts for p in parts), strict=True))
+        ),
+        rows=torch.cat([p.rows for p in parts]),
+    )
+
+
+def _draft_chunk(
+    model: Model, embedding: Embedding, prompts: Prompts, threshold: float, first: int
+) -> Drafts:
     features, placed = _inputs(model, embedding, prompts)
     with torch.inference_mode(), autocast(model):
         draft, asked = model.sam.draft(features, **placed)
         draft = Draft(*(part[:, MULTIMASK] for part in draft))
         margin = DRAFT_MARGIN if model.sam.mask_refiner is not None else 0.0
         row, mask = (draft.iou > threshold - margin).nonzero(as_tuple=True)
-        worth = Draft(*(part[row, mask][:, None] for part in draft))
-        asked = Prompted(*(part[row] for part in asked))
-        logits, iou = model.sam.finish(features, worth, asked, last=False)
-    kept = iou[:, 0] > threshold
-    return logits[kept, 0].float(), iou[kept, 0].float(), row[kept]
+        return Drafts(
+            draft=Draft(*(part[row, mask][:, None] for part in draft)),
+            prompts=Prompted(*(part[row] for part in asked)),
+            rows=row + first,
+        )
+
+
+def finish_confident(
+    model: Model, embedding: Embedding, drafts: Drafts, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Drafts looked at again, if the model does so, and of them those above a threshold.
+
+    Returns:
+        low-resolution logits (N, h, w), predicted IoU (N,), and number of the prompt (N,).
+    """
+    features = _features(model, embedding)
+    parts = []
+    with torch.inference_mode(), autocast(model):
+        for i in range(0, max(1, len(drafts)), _chunk(model)):
+            some = drafts.select(slice(i, i + _chunk(model)))
+            logits, iou = model.sam.finish(features, some.draft, some.prompts, last=False)
+            kept = iou[:, 0] > threshold
+            parts.append((logits[kept, 0].float(), iou[kept, 0].float(), some.rows[kept]))
+    logits, iou, rows = (torch.cat(each) for each in zip(*parts, strict=True))
+    return logits, iou, rows
 
 
 def _inputs(
@@ -160,15 +217,22 @@ def _inputs(
     """Features and prompts as `Sam.decode` takes them."""
     (height, width), (rows, columns) = embedding.original_size, embedding.input_size
     placed = prompts.scaled(columns / width, rows / height)
-    # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
-    features = tuple(f.to(model.device, compute_dtype(model)) for f in embedding.features)
     masks = _tensor(placed.masks, model.device)
-    return features, {
+    return _features(model, embedding), {
         "points": _tensor(placed.points, model.device),
         "labels": _tensor(placed.labels, model.device),
         "boxes": _tensor(placed.boxes, model.device),
         "masks": None if masks is None else masks[:, None],
     }
+
+
+def _features(model: Model, embedding: Embedding) -> tuple[Tensor, ...]:
+    # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
+    return tuple(f.to(model.device, compute_dtype(model)) for f in embedding.features)
+
+
+def _chunk(model: Model) -> int:
+    return CPU_CHUNK if model.device.type == "cpu" else GPU_CHUNK
 
 
 def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor:

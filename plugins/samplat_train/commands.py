@@ -90,6 +90,9 @@ def train(
         int, typer.Option(min=1, help="Looks without a better score after which the run ends.")
     ] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...; a GPU if there is one.")] = "",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that prepare crops; a GPU wants several.")
+    ] = 1,
     name: Annotated[str, typer.Option(help="Name of the model, kept in the file.")] = "my-model",
     metadata: Annotated[
         list[str] | None, typer.Option(help="NAME=TEXT to keep in the file, such as a licence.")
@@ -122,6 +125,7 @@ def train(
         start_from=start_from,
         validation=validation_on(validate or [], validate_every, patience, settings),
         device=device,
+        workers=workers,
     )
     save_model(sam, output, name=name, architecture=settings.architecture, metadata=facts)
     typer.echo(f"wrote {output}")

@@ -92,6 +92,7 @@ def train(
     model: Sam | None = None,
     validation: Validation | None = None,
     device: str = "",
+    workers: int = 1,
 ) -> Sam:
     """Train, or resume the run in `run_dir`, and return the averaged model.
 
@@ -108,6 +109,7 @@ def train(
         validation: when to stop early.
         device: cpu, cuda, ...; empty takes a GPU if there is one. Crops and prompts are the same
             on every device.
+        workers: processes that cut and change crops. No influence on the result.
 
     Raises:
         InputError: `run_dir` holds a run of another recipe, other data or another start, or a
@@ -125,7 +127,7 @@ def train(
     origin = origin_of(state, batches, validation)
     resume(state, recipe, checkpoint, origin)
     with RunLog(run_dir, state.step) as log:
-        groups = _loader(batches, recipe, state.step)
+        groups = _loader(batches, recipe, state.step, workers)
         while state.step < recipe.steps and not _is_over(state, validation):
             group = [batch.to(place) for batch in next(groups)]
             report = train_step(state, recipe, group)
@@ -379,7 +381,9 @@ def resume(
         setattr(state, name, saved[name])
 
 
-def _loader(batches: CropBatches, recipe: Recipe, start: int) -> Iterator[list[Batch]]:
+def _loader(
+    batches: CropBatches, recipe: Recipe, start: int, workers: int
+) -> Iterator[list[Batch]]:
     """The batches of each step to come."""
     parts = recipe.accumulate
     loader = iter(
@@ -387,7 +391,7 @@ def _loader(batches: CropBatches, recipe: Recipe, start: int) -> Iterator[list[B
             Reported(batches),
             batch_size=None,
             sampler=range(start * parts, recipe.steps * parts),
-            num_workers=1,
+            num_workers=workers,
             prefetch_factor=6,
         )
     )

@@ -24,6 +24,7 @@ class ConvImageEncoder(nn.Module):
     """
 
     stride = 8
+    input_multiple = 32
 
     def __init__(
         self,

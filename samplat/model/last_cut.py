@@ -47,7 +47,7 @@ def worth_cutting(
 
     Args:
         windows: N of one picture.
-        pixels: (1, 3, H, W) normalised, 0 where the input is padded.
+        pixels: (1, 3, H, W) normalised.
         mean: (3, 1, 1) what was taken from them.
         spread: (3, 1, 1) what they were divided by then.
         side: cells of a window as the refiner sees it.
@@ -55,9 +55,10 @@ def worth_cutting(
     coarse = 2 * windows.half[:, 0] > COARSE * side
     levels = pixels.float() * spread + mean
     chroma = levels.amax(dim=1, keepdim=True) - levels.amin(dim=1, keepdim=True)
-    picture = (pixels != 0).any(dim=1, keepdim=True).float()
-    shown = windows.show(torch.cat([chroma * picture, picture], dim=1), side // 4)
-    total, count = shown.sum(dim=(2, 3)).unbind(dim=1)
+    total, count = (
+        part.sum(dim=(1, 2, 3))
+        for part in (windows.show(chroma, side // 4), windows.known(side // 4))
+    )
     return coarse & (total > CHROMA * count)
 
 

@@ -171,7 +171,8 @@ def _looks(
         colours=sharp.reshape(len(sharp), 3, 4, SIDE, SIDE).mean(dim=2),
         known=known,
         context=windows.scaled(CONTEXT).show(F.avg_pool2d(pixels, 4), SIDE // 2),
-        known_context=windows.scaled(CONTEXT).known(SIDE // 2),
+        # A box says itself what is not the object; what lies far from it only blurs that.
+        known_context=windows.scaled(CONTEXT).known(SIDE // 2) * ~boxed,
         possible=torch.where(boxed, box, (place[:, None] & place).float()) * (off <= CLICKED),
         certain=certain,
         start=torch.where(boxed, torch.ones_like(coarse), (coarse > 0).float()).maximum(certain),

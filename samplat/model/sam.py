@@ -58,10 +58,22 @@ class Sam(nn.Module):
         side = self.image_size // self.mask_stride
         return (side, side)
 
+    @property
+    def input_multiple(self) -> int:
+        """What both sides of the encoder's input are multiples of: `image_size` if it is fixed."""
+        return int(getattr(self.image_encoder, "input_multiple", self.image_size))
+
     def preprocess(self, pixels: Tensor) -> Tensor:
-        """Normalise pixels 0..255 (B, 3, h, w) and zero-pad them to the square input."""
+        """Normalise pixels 0..255 (B, 3, h, w) and pad them to what the encoder takes.
+
+        That is the square input, filled up with 0 as in the paper, or the next multiples of
+        `input_multiple`, filled up with the last row and column: less to compute, and nothing that
+        looks like an edge of the picture.
+        """
         h, w = pixels.shape[-2:]
-        return F.pad(self.normalise(pixels), (0, self.image_size - w, 0, self.image_size - h))
+        fixed = self.input_multiple == self.image_size
+        margin = (0, -w % self.input_multiple, 0, -h % self.input_multiple)
+        return F.pad(self.normalise(pixels), margin, mode="constant" if fixed else "replicate")
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Pixels 0..255 (B, 3, h, w) with the training data's mean 0 and standard deviation 1."""
@@ -114,8 +126,11 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
     ) -> tuple[Draft, Prompted]:
         """All four masks as the decoder makes them, and the prompts; arguments as of `decode`."""
+        rows, columns = features[0].shape[-2:]
+        if masks is not None:
+            masks = masks[..., : self._mask_cells(rows), : self._mask_cells(columns)]
         sparse, dense = self.prompt_encoder(features[0], points, labels, boxes, masks)
-        pe = self.prompt_encoder.dense_pe().to(features[0].dtype)
+        pe = self.prompt_encoder.dense_pe()[..., :rows, :columns].to(features[0].dtype)
         draft: Draft = self.mask_decoder(features, pe, sparse, dense)
         return draft, Prompted.of(draft.iou, points, labels, boxes)
 
@@ -140,7 +155,7 @@ class Sam(nn.Module):
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
         """
         if self.mask_refiner is None:
-            return draft.logits, draft.iou
+            return self._squared(draft.logits, features[0]), draft.iou
         count = draft.iou.shape[1]
         if not draft.iou.numel():
             return draft.logits.new_zeros(len(draft.iou), count, *self.mask_input_size), draft.iou
@@ -152,7 +167,22 @@ class Sam(nn.Module):
         logits = merged_masks(each.logits, refined.change, windows, self.mask_stride)
         if last:
             logits = self._cut(features[2], logits, refined, windows, repeated)
+        logits = self._squared(logits, features[0])
         return logits.reshape(-1, count, *logits.shape[2:]), refined.iou.reshape(-1, count)
+
+    def _mask_cells(self, tokens: int) -> int:
+        """Pixels of mask logits along so many tokens of the embedding."""
+        return tokens * self.mask_input_size[0] // self.prompt_encoder.embedding_size
+
+    def _squared(self, logits: Tensor, embedding: Tensor) -> Tensor:
+        """Logits (N, M, h, w) of all of the embedding as they are of the whole square input."""
+        rows, columns = embedding.shape[-2:]
+        whole = self.prompt_encoder.embedding_size
+        if (rows, columns) == (whole, whole):
+            return logits
+        h, w = logits.shape[-2:]
+        margin = (0, w * whole // columns - w, 0, h * whole // rows - h)
+        return F.pad(logits.float(), margin, mode="replicate")
 
     def _cut(
         self,

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import samplat
 from model.small import small_model
-from samplat.automatic import crop_boxes, point_grid, stability_score
+from samplat.automatic import crop_boxes, distinct_masks, point_grid, stability_score
 from samplat.prediction import MULTIMASK, decode, upscale_logits
 
 PICTURE = np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8)
@@ -70,11 +72,53 @@ def test_equals_the_plain_implementation(threshold, least):
         "stability_score_thresh": 0.02,
         "stability_score_offset": 1.0,
         "points_per_side": 6,
+        "draft_nms_thresh": 1.0,
     }
     found = samplat.generate_masks(model, embedding, **options, box_nms_thresh=threshold)
     expected = plain_masks(model, embedding, 6, least, 0.02, threshold)
     assert len(found) == len(expected) > 5
     assert np.array_equal(found.to_arrays(), np.stack(expected))
+
+
+@given(st.integers(0, 9999), st.floats(0, 0.99))
+def test_distinct_masks_are_those_of_a_plain_loop(seed, threshold):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((12, 5, 4)) < rng.uniform(0, 1, (12, 1, 1))
+    scores = rng.integers(0, 5, 12) / 4
+    kept = []
+    for i in np.argsort(-scores, kind="stable"):
+        unions = [(masks[i] | masks[k]).sum() for k in kept]
+        shared = [(masks[i] & masks[k]).sum() for k in kept]
+        if all(s <= np.float32(threshold) * u for s, u in zip(shared, unions, strict=True)):
+            kept.append(i)
+    found = distinct_masks(torch.from_numpy(masks), torch.from_numpy(scores), threshold)
+    assert found.tolist() == kept
+
+
+def test_like_drafts_are_looked_at_once(monkeypatch):
+    """Most of a grid's points mean the same masks: fewer are finished, and all objects stay."""
+    from skimage import data
+
+    model = samplat.load_model("samplat-tiny", precision="fp32")
+    embedding = samplat.embed(model, data.coins()[:120, :160])
+    looked = []
+    finish = model.sam.finish
+    monkeypatch.setattr(
+        model.sam,
+        "finish",
+        lambda f, draft, *a, **k: looked.append(len(draft.iou)) or finish(f, draft, *a, **k),
+    )
+    counts, found = [], []
+    for threshold in (1.0, 0.8):
+        looked.clear()
+        options = {"points_per_side": 10, "draft_nms_thresh": threshold}
+        found.append(samplat.generate_masks(model, embedding, **options).to_arrays())
+        counts.append(sum(looked))
+    assert counts[1] < 0.6 * counts[0]
+    whole, thinned = found
+    for mask in whole:
+        overlap = [(mask & other).sum() / (mask | other).sum() for other in thinned]
+        assert max(overlap) > 0.6
 
 
 def test_image_and_embedding_give_the_same(model, embedding):

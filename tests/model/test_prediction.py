@@ -145,3 +145,36 @@ def test_prompts_transform_there_and_back(sx, sy, dx, dy):
     back = prompts.scaled(sx, sy).shifted(dx, dy).shifted(-dx, -dy).scaled(1 / sx, 1 / sy)
     np.testing.assert_allclose(back.points, prompts.points, rtol=1e-2, atol=1e-3)
     np.testing.assert_allclose(back.boxes, prompts.boxes, rtol=1e-2, atol=1e-3)
+
+
+def test_the_bundled_architecture_sees_no_more_than_the_picture():
+    model = small_model("conv")
+    picture = RNG.integers(0, 256, (90, 128, 3), dtype=np.uint8)
+    filled = np.pad(picture, ((0, 6), (0, 0), (0, 0)), mode="edge")
+    box = samplat.Prompts(boxes=[(20, 10, 70, 60)])
+    given = [samplat.embed(model, each) for each in (picture, filled)]
+    assert given[0].features[0].shape[-2:] == (12, 16)
+    for one, other in zip(*(e.features for e in given), strict=True):
+        assert torch.equal(one, other)
+    one, other = (samplat.predict(model, e, box) for e in given)
+    assert np.array_equal(one.logits, other.logits)
+    assert np.array_equal(one.masks, other.masks[:, :, :90])
+
+
+def test_the_papers_architecture_fills_a_square_with_zeros():
+    sam = small_model("vit").sam
+    pixels = torch.from_numpy(RNG.integers(0, 256, (1, 3, 90, 128), dtype=np.uint8))
+    square = sam.preprocess(pixels)
+    assert square.shape == (1, 3, 128, 128)
+    assert torch.equal(square[:, :, :90], sam.normalise(pixels))
+    assert not square[:, :, 90:].any()
+
+
+def test_a_mask_prompt_of_a_wide_picture_beyond_it_changes_nothing():
+    model = small_model("conv")
+    embedding = samplat.embed(model, RNG.integers(0, 256, (64, 128, 3), dtype=np.uint8))
+    masks = RNG.normal(0, 4, (1, *model.sam.mask_input_size)).astype(np.float32)
+    other = masks.copy()
+    other[:, masks.shape[1] // 2 :] = 9
+    found = [samplat.predict(model, embedding, samplat.Prompts(masks=m)) for m in (masks, other)]
+    assert np.array_equal(found[0].logits, found[1].logits)
