@@ -160,6 +160,12 @@ def predict(
     ] = None,
     box: Annotated[str | None, typer.Option(help="x0,y0,x1,y1 around the object.")] = None,
     model: Annotated[str, typer.Option(help="Name, or path of a checkpoint.")] = "samplat-tiny",
+    cache: Annotated[
+        bool,
+        typer.Option(
+            help="Keep the picture's embedding for the next prompt: `samplat cache info`."
+        ),
+    ] = True,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never use the network, as with SAMPLAT_OFFLINE=1.")
     ] = False,
@@ -174,7 +180,7 @@ def predict(
     if output.suffix.lower() != ".png":
         raise typer.BadParameter(f"--output is a PNG; end its name in .png, got {output.name!r}")
     check_file(output)
-    _predict(image, output, points, labels, corners, model)
+    _predict(image, output, points, labels, corners, model, cache=cache)
 
 
 def _predict(
@@ -184,7 +190,10 @@ def _predict(
     labels: list[int],
     box: tuple[float, ...] | None,
     model: str,
+    *,
+    cache: bool,
 ) -> None:
+    from samplat.cache import EmbeddingCache
     from samplat.checkpoints import load_model
     from samplat.plugins import registry
     from samplat.prediction import embed
@@ -197,7 +206,8 @@ def _predict(
     loaded = load_model(model, models=registry().models())
     # several masks are for one ambiguous click; more prompts mean one thing
     ambiguous = len(points) == 1 and box is None
-    prediction = predict_masks(loaded, embed(loaded, pixels), prompts, multimask=ambiguous)
+    embedding = EmbeddingCache().embed(loaded, pixels) if cache else embed(loaded, pixels)
+    prediction = predict_masks(loaded, embedding, prompts, multimask=ambiguous)
     best = int(prediction.predicted_iou[0].argmax())
     write_mask(output, prediction.masks[0, best])
     typer.echo(f"{output}: predicted IoU {float(prediction.predicted_iou[0, best]):.3f}")

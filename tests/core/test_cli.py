@@ -121,6 +121,31 @@ def test_what_predict_refuses(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_predict_encodes_a_picture_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMPLAT_HOME", str(tmp_path / "home"))
+    picture = np.zeros((60, 80, 3), np.uint8)
+    picture[15:45, 20:60] = (220, 90, 30)
+    Image.fromarray(picture).save("picture.png")
+    arguments = ("predict", "picture.png", "--box", "18,13,62,47", "-o")
+    assert run(*arguments, "plain.png", "--no-cache", capsys=capsys)[0] == 0
+    assert not (tmp_path / "home").exists()
+    assert run(*arguments, "first.png", capsys=capsys)[0] == 0
+
+    def fail(*_: object) -> None:
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr("samplat.cache.embed", fail)
+    assert run(*arguments, "second.png", capsys=capsys)[0] == 0
+    plain, first, second = (
+        np.asarray(Image.open(f"{n}.png")) for n in ("plain", "first", "second")
+    )
+    assert np.array_equal(plain, first)
+    assert (first != second).mean() < 0.001  # float16 on disk, where a model runs in fp32
+
+
 def test_ctrl_c_is_a_line_and_status_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,12 @@ def test_a_stopped_run_resumes_to_equal_bits(folder, tmp_path):
     assert torch.equal(weights(whole), weights(resumed))
 
 
+def test_workers_change_nothing(folder, tmp_path):
+    one = train(QUICK, batches(folder), tmp_path / "one")
+    three = train(QUICK, batches(folder), tmp_path / "three", workers=3)
+    assert torch.equal(weights(one), weights(three))
+
+
 def test_another_recipe_in_the_run_directory_is_refused(folder, tmp_path):
     train(QUICK, batches(folder), tmp_path / "run")
     other = Recipe(**{**vars(QUICK), "learning_rate": 1e-5})
