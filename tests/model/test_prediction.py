@@ -11,7 +11,7 @@ from model.small import small_model
 from samplat.prediction import resize_longest_side
 
 RNG = np.random.default_rng(5)
-PICTURE = RNG.integers(0, 256, (70, 100, 3), dtype=np.uint8)
+PICTURE = RNG.integers(0, 256, (7, 10, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
 
 
 @pytest.fixture(scope="module", params=["vit", "conv"])

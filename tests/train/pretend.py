@@ -58,7 +58,10 @@ class OnDevice(TorchDispatchMode):
 
 def run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The operation on the tensors held; refused for a mixture."""
-    name, device = function._schema.name, kwargs.get("device")
+    name = function._schema.name
+    # Some operations have the device by position.
+    named = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.device)]
+    device = named[0] if named else kwargs.get("device")
     given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, torch.Tensor)]
     held = [a for a in given if isinstance(a, Held)]
     others = [a for a in given if not isinstance(a, Held) and a.ndim]
@@ -67,9 +70,9 @@ def run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     here = bool(held) if device is None else torch.device(device).type == NAME
     if name == "aten::copy_":
         here = isinstance(args[0], Held)
-    if device is not None:
+    if "device" in kwargs:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    args, kwargs = tree_map(lambda a: a.kept if isinstance(a, Held) else a, (args, kwargs))
+    args, kwargs = tree_map(_real, (args, kwargs))
     out = function(*args, **kwargs)
     known = {id(a.kept): a for a in held}
 
@@ -79,6 +82,12 @@ def run(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return known[id(value)] if id(value) in known else Held(value)
 
     return tree_map(wrapped, out)
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    return value.kept if isinstance(value, Held) else value
 
 
 def _losses(folder: Path, device: torch.device) -> list[float]:
@@ -108,12 +117,14 @@ def _pixels(device: str) -> list[int]:
 
 
 def main(folder: Path) -> None:
-    print(*_losses(folder, torch.device("cpu")), *_pixels("cpu"))
+    # Before any gradient: the engine of these counts devices once.
     _setup_privateuseone_for_python_backend(NAME, Backend())
+    print(*_losses(folder, torch.device("cpu")), *_pixels("cpu"))
     # It is made of internals that ask the device itself.
     torch.Tensor.new_tensor = lambda self, data, **_: torch.tensor(data, dtype=self.dtype).to(
         self.device
     )
+    torch.inference_mode = torch.no_grad  # views of such tensors cannot be held
     with OnDevice():
         with pytest.raises(RuntimeError, match="mixes devices"):
             Held(torch.ones(2)) + torch.ones(2)
