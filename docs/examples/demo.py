@@ -62,7 +62,7 @@ def segment_scene(output: Path) -> Image.Image:
     scene = draw_scene(np.random.default_rng(7), size=768, kind="aerial")
     write_geotiff(output / "scene.tif", scene.image)
     outputs = [output / name for name in ("labels.tif", "objects.parquet", "labels.zarr")]
-    options = ["--tile-size", "384", "--halo", "64", "--points-per-side", "16", "--overwrite"]
+    options = ["--tile-size", "384", "--halo", "64", "--points-per-side", "24", "--overwrite"]
     command = [sys.executable, "-m", "samplat", "tile-segment", str(output / "scene.tif")]
     subprocess.run([*command, *map(str, outputs), *options], check=True)
     with rasterio.open(outputs[0]) as labels:
