@@ -33,7 +33,7 @@ _HOME = {
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
     "model.mask_decoder": ("Draft",),
-    "model.sam": ("BUILDERS", "Sam", "merged_masks"),
+    "model.sam": ("BUILDERS", "Sam", "frame_size", "input_scale", "merged_masks"),
     "model.windows": ("Prompted", "Windows"),
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
@@ -91,8 +91,10 @@ __all__ = [
     "check_writable",
     "choose_progress",
     "embed",
+    "frame_size",
     "generate_masks",
     "hookimpl",
+    "input_scale",
     "install_model",
     "load_model",
     "mask_set",
@@ -133,7 +135,7 @@ if TYPE_CHECKING:
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set
     from samplat.model.mask_decoder import Draft
-    from samplat.model.sam import BUILDERS, Sam, merged_masks
+    from samplat.model.sam import BUILDERS, Sam, frame_size, input_scale, merged_masks
     from samplat.model.windows import Prompted, Windows
     from samplat.pipeline import run_job
     from samplat.pixels import (

@@ -383,6 +383,7 @@ def _skeleton(architecture: str, image_size: int) -> Sam:
         sam.prompt_encoder,
         sam.mask_decoder,
         image_size=image_size,
+        frame_size=sam.frame_size,
         mask_stride=sam.mask_stride,
         mask_refiner=sam.mask_refiner,
     )

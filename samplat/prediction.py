@@ -61,10 +61,9 @@ def embed(model: Model, image: NDArray[Any]) -> Embedding:
         InputError: not a real, non-empty 2D image.
     """
     pixels = as_uint8(image)
-    resized = resize_longest_side(pixels, model.sam.image_size)
+    height, width = model.sam.input_shape(*pixels.shape[:2])
     with torch.inference_mode(), autocast(model):
-        features = model.sam.encode(resized.to(model.device))
-    height, width = resized.shape[-2:]
+        features = model.sam.encode(resized(pixels, (height, width)).to(model.device))
     return Embedding(
         features=tuple(f.float() for f in features),
         input_size=(height, width),
@@ -239,14 +238,17 @@ def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor
     """Low-resolution logits (P, M, h, w) at the original image's resolution (P, M, H, W).
 
     First to the model's square input, cut to the part that holds the image, then to the image, as
-    the official code does.
+    the official code does; but what is cut off is not computed.
     """
     rows, columns = embedding.input_size
-    side = model.sam.image_size
+    stride = model.sam.mask_stride
+    # One more cell on each side, since the last pixels lie between two.
+    used = logits[..., : -(-rows // stride) + 1, : -(-columns // stride) + 1]
+    shape = [n * stride for n in used.shape[-2:]]
     with torch.inference_mode():
-        square = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+        enlarged = F.interpolate(used, shape, mode="bilinear", align_corners=False)
         return F.interpolate(
-            square[..., :rows, :columns],
+            enlarged[..., :rows, :columns],
             embedding.original_size,
             mode="bilinear",
             align_corners=False,
@@ -273,13 +275,10 @@ def check_prompts(model: Model, embedding: Embedding, prompts: Prompts) -> None:
         )
 
 
-def resize_longest_side(pixels: NDArray[np.uint8], size: int) -> Tensor:
-    """Resize (H, W, 3) so that its longest side is `size`: (1, 3, h, w) uint8, antialiased."""
-    height, width = pixels.shape[:2]
-    scale = size / max(height, width)
-    shape = (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5)))
+def resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> Tensor:
+    """Pixels (H, W, 3) at another size: (1, 3, h, w) uint8, antialiased."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
-    if shape == (height, width):
+    if shape == pixels.shape[:2]:
         return tensor
     return F.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=True)
 

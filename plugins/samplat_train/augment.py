@@ -10,10 +10,17 @@ from scipy import ndimage
 
 
 def turned(
-    image: NDArray[np.uint8], labels: NDArray[Any], rng: np.random.Generator
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    rng: np.random.Generator,
+    *,
+    upright: bool = False,
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """A random one of the eight symmetries of the square: image (H, W, 3), labels (L, H, W)."""
-    k = int(rng.integers(4))
+    """A random one of the eight symmetries of the square: image (H, W, 3), labels (L, H, W).
+
+    What is `upright` is mirrored left to right at most.
+    """
+    k = 0 if upright else int(rng.integers(4))
     image, labels = np.rot90(image, k, (0, 1)), np.rot90(labels, k, (1, 2))
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, :, ::-1]

@@ -165,7 +165,7 @@ def parse_metadata(pairs: list[str]) -> dict[str, str]:
 
 
 def parse_source(text: str) -> Share:
-    """DATA or DATA=WEIGHT, where DATA is what `open_source` opens.
+    """DATA or DATA=WEIGHT, where DATA is what `open_source` opens; with a ^ after it, upright.
 
     Raises:
         InputError: the weight is no positive number, or the data are unusable.
@@ -173,16 +173,18 @@ def parse_source(text: str) -> Share:
     from samplat_train.data.opening import open_source
     from samplat_train.samples import Share
 
+    upright = text.endswith("^") and not Path(text).exists()
+    text = text.removesuffix("^") if upright else text
     path, sign, weight = text.rpartition("=")
     if not sign or Path(text).exists():
-        return Share(source=open_source(text))
+        return Share(source=open_source(text), upright=upright)
     try:
         share = float(weight)
     except ValueError:
         share = -1.0
     if not 0 < share < float("inf"):
         raise InputError(f"expected DATA=WEIGHT with a positive weight, got {text}")
-    return Share(source=open_source(path), weight=share)
+    return Share(source=open_source(path), weight=share, upright=upright)
 
 
 def _report(report: StepReport) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import samplat
 from samplat import InputError
 
 COUNTS = ("corrections", "refinements", "late_corrections", "late_refinements")
@@ -20,6 +22,9 @@ class Recipe:
     """Side of the model's input in pixels."""
     crop: int = 256
     """Side of a training crop in pixels; it lies at a random place of the model's input."""
+    aspect: float = 1.0
+    """Columns of a crop per row of it; its area stays `crop` squared. `conv` alone sees others than
+    squares."""
     fit: bool = False
     """True: crops show pictures at about the zoom at which the model sees them in use, whole ones
     with their proportions; for fine-tuning. False: at any zoom."""
@@ -91,11 +96,35 @@ class Recipe:
     seed: int = 0
     """Of weights, crops and prompts; the same seed gives the same run."""
 
+    @property
+    def crop_shape(self) -> tuple[int, int]:
+        """Rows and columns of a crop, multiples of 32."""
+        stretch = math.sqrt(self.aspect)
+        rows, columns = (
+            max(32, round(n / 32) * 32) for n in (self.crop / stretch, self.crop * stretch)
+        )
+        return rows, columns
+
+    def input_scale(self, size: tuple[int, int]) -> float:
+        """Pixels of the model's input per pixel of a picture of that many rows and columns."""
+        frame = samplat.frame_size(self.architecture, self.image_size)
+        return samplat.input_scale(size, self.image_size, frame)
+
     def __post_init__(self) -> None:
         if self.crop % 32 or not 32 <= self.crop <= self.image_size:
             raise InputError(
                 f"crop must be a multiple of 32 and at most image_size {self.image_size}, "
                 f"got {self.crop}"
+            )
+        if not 0.5 <= self.aspect <= 2 or (self.aspect != 1 and self.architecture != "conv"):
+            raise InputError(
+                f"aspect must lie between 0.5 and 2, and be 1 but for conv, got {self.aspect}"
+            )
+        frame = samplat.frame_size(self.architecture, self.image_size)
+        if max(self.crop_shape) > frame:
+            raise InputError(
+                f"expected crops within the model's {frame} x {frame} pixels, got "
+                f"{self.crop_shape[0]} x {self.crop_shape[1]}; lower crop, or aspect closer to 1"
             )
         if self.loss_stride not in (1, 2, 4):
             raise InputError(f"loss_stride must be 1, 2 or 4, got {self.loss_stride}")

@@ -94,11 +94,13 @@ class PromptRounds:
         """Take the features, and draw where in the model's input each of the crops lies."""
         self.features = features
         tokens = self.model.prompt_encoder.embedding_size
-        side = features[0].shape[-1]
-        stride = self.recipe.image_size // tokens
-        corner = torch.randint(0, tokens - side + 1, (images, 2), generator=self.generator)
+        rows, columns = features[0].shape[-2:]
+        room = torch.tensor([tokens - columns + 1, tokens - rows + 1])
+        corner = (torch.rand(images, 2, generator=self.generator) * room).long()
         grid = self.model.prompt_encoder.dense_pe()[0]
-        self.pe = torch.stack([grid[:, y : y + side, x : x + side] for x, y in corner.tolist()])
+        places = corner.tolist()
+        self.pe = torch.stack([grid[:, y : y + rows, x : x + columns] for x, y in places])
+        stride = self.model.frame_size // tokens
         per_image = len(self.points) // images
         origin = (corner * stride).float().repeat_interleave(per_image, dim=0)
         self.origin = origin.to(self.points.device)

@@ -23,6 +23,8 @@ from samplat_train.recipe import Recipe
 DENSE_STRIDE = 4
 MIN_AREA, MAX_SHARE = 24, 0.8
 """Objects prompted: at least this many pixels of the crop, at most this share of it."""
+ZOOMS = (0.35, 2.2)
+"""Range of a window's side in pixels of its picture, relative to the crop's."""
 FIT_ZOOMS = (0.5, 1.25)
 """Range of a fitting window's side, relative to what a model sees of the picture in use."""
 PADDING_COLOUR = (124, 116, 104)
@@ -38,11 +40,11 @@ class Batch:
     """B crops with P prompted objects each."""
 
     images: Tensor
-    """(B, 3, S, S) uint8."""
+    """(B, 3, H, W) uint8."""
     masks: Tensor
-    """(B, P, S, S) bool. True: the pixel belongs to the object."""
+    """(B, P, H, W) bool. True: the pixel belongs to the object."""
     labels: Tensor
-    """(B, S / 4, S / 4) int32, 0 no object: all whole objects, for the dense loss."""
+    """(B, H / 4, W / 4) int32, 0 no object: all whole objects, for the dense loss."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -61,6 +63,8 @@ class Share:
     """The pictures."""
     weight: float = 1.0
     """Share of the crops that come from it, relative to the other sources'; > 0."""
+    upright: bool = False
+    """True: its crops are mirrored at most, never turned; for photographs, whose up is up."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
@@ -111,8 +115,7 @@ class CropBatches(Dataset[Batch]):
 
     def _crop(self, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         for _ in range(TRIES):
-            picture = self._picture(rng)
-            image, labels = self._cut(picture, rng)
+            image, labels = self._cut(rng)
             masks = choose_objects(labels, self.recipe.prompts, rng)
             if len(masks):
                 break
@@ -126,19 +129,18 @@ class CropBatches(Dataset[Batch]):
         dense = labels[0, ::DENSE_STRIDE, ::DENSE_STRIDE].astype(np.int32)
         return np.ascontiguousarray(colour.transpose(2, 0, 1)), masks, dense
 
-    def _cut(
-        self, picture: Picture, rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-        size = self.recipe.crop
-        if not self.recipe.fit:
-            image, labels = cut(picture.image, picture.labels, size, rng)
-            return turned(image, labels, rng) if self.recipe.augment else (image, labels)
-        reach = max(picture.image.shape[:2]) * size / self.recipe.image_size
-        turn = self.recipe.augment
-        return cut_fitting(picture.image, picture.labels, size, reach, rng, turn=turn)
-
-    def _picture(self, rng: np.random.Generator) -> Picture:
+    def _cut(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[Any]]:
         number = int(rng.choice(len(self.shares), p=self.odds))
+        picture = self._picture(number, rng)
+        image, labels = picture.image, picture.labels
+        if self.recipe.augment:
+            image, labels = turned(image, labels, rng, upright=self.shares[number].upright)
+        if not self.recipe.fit:
+            return cut(image, labels, self.recipe.crop_shape, rng)
+        scale = self.recipe.input_scale(image.shape[:2])
+        return cut_fitting(image, labels, self.recipe.crop_shape, scale, rng)
+
+    def _picture(self, number: int, rng: np.random.Generator) -> Picture:
         source = self.shares[number].source
         i = int(rng.integers(len(source)))
         return self.cache.get((number, i), lambda: with_small_ids(source.read(i)))
@@ -220,61 +222,84 @@ def with_small_ids(picture: Picture) -> Picture:
 
 
 def cut(
-    image: NDArray[np.uint8], labels: NDArray[Any], size: int, rng: np.random.Generator
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    shape: tuple[int, int],
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
-    """A random window around some object, at a random zoom, as size x size pixels."""
+    """A random window around some object, at a random zoom and a little stretched.
+
+    Args:
+        image: (H, W, 3).
+        labels: (L, H, W).
+        shape: rows and columns of the result.
+        rng: source of randomness.
+    """
     limit = np.array(labels.shape[1:])
-    side = size * np.exp(rng.uniform(np.log(0.35), np.log(2.2))) * np.exp(rng.normal(0, 0.12, 2))
-    side = np.clip(side, 32, limit).astype(int)
-    start = np.clip(_anchor(labels, rng) - (side * rng.random(2)).astype(int), 0, limit - side)
-    (y, x), (h, w) = start, side
-    window = Image.fromarray(np.ascontiguousarray(image[y : y + h, x : x + w]))
-    pixels = np.asarray(window.resize((size, size), Image.Resampling.BILINEAR))
-    rows = y + ((np.arange(size) + 0.5) * h / size).astype(int)
-    columns = x + ((np.arange(size) + 0.5) * w / size).astype(int)
-    return pixels, np.asarray(labels[:, rows][:, :, columns])
+    side = np.array(shape) * np.exp(rng.uniform(*np.log(ZOOMS)))
+    side = side * min(1.0, float((limit / side).min())) * np.exp(rng.normal(0, 0.12, 2))
+    extent = np.clip(side, np.minimum(32, limit), limit).astype(int)
+    start = _start(labels, extent, rng)
+    return _shown(image, labels, start, extent, shape)
 
 
 def cut_fitting(
     image: NDArray[np.uint8],
     labels: NDArray[Any],
-    size: int,
-    reach: float,
+    shape: tuple[int, int],
+    scale: float,
     rng: np.random.Generator,
-    *,
-    turn: bool = True,
 ) -> tuple[NDArray[np.uint8], NDArray[Any]]:
     """A random window at about the zoom at which a model sees the picture in use.
 
-    Proportions stay, and what lies beyond the picture is padded to the right and below, both as
-    `samplat.embed` does.
+    Proportions stay, and what lies beyond the picture is padded to the right and below as
+    `samplat.embed` pads for a network that takes squares alone.
 
     Args:
         image: (H, W, 3).
         labels: (L, H, W).
-        size: side of the result.
-        reach: pixels of the picture along its side at the zoom of use.
+        shape: rows and columns of the result.
+        scale: pixels of the result per pixel of the picture at the zoom of use.
         rng: source of randomness.
-        turn: turn and mirror what is seen.
     """
     limit = np.array(labels.shape[1:])
-    side = max(32.0, reach * np.exp(rng.uniform(*np.log(FIT_ZOOMS))))
-    extent = np.minimum(limit, int(side))
-    start = np.clip(_anchor(labels, rng) - (extent * rng.random(2)).astype(int), 0, limit - extent)
+    zoom = scale / np.exp(rng.uniform(*np.log(FIT_ZOOMS)))
+    extent = np.clip((np.array(shape) / zoom).astype(int), np.minimum(32, limit), limit)
+    small = np.clip(np.round(extent * zoom).astype(int), 1, shape)
+    pixels, inside = _shown(
+        image, labels, _start(labels, extent, rng), extent, (int(small[0]), int(small[1]))
+    )
+    padded = np.empty((*shape, 3), np.uint8)
+    padded[:] = PADDING_COLOUR
+    padded[: small[0], : small[1]] = pixels
+    ids = np.zeros((len(labels), *shape), labels.dtype)
+    ids[:, : small[0], : small[1]] = inside
+    return padded, ids
+
+
+def _start(
+    labels: NDArray[Any], extent: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Where a window of `extent` rows and columns begins, so that it holds some object."""
+    last = np.array(labels.shape[1:]) - extent
+    start: NDArray[np.int64] = _anchor(labels, rng) - (extent * rng.random(2)).astype(int)
+    return np.clip(start, 0, last)
+
+
+def _shown(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    start: NDArray[np.int64],
+    extent: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[Any]]:
+    """A window of a picture resized to `shape`, its labels by the nearest pixel."""
     (y, x), (h, w) = start, extent
-    window, inside = image[y : y + h, x : x + w], labels[:, y : y + h, x : x + w]
-    if turn:
-        window, inside = turned(window, inside, rng)
-    h, w = (max(1, min(size, round(n * size / side))) for n in inside.shape[1:])
-    pixels = np.empty((size, size, 3), np.uint8)
-    pixels[:] = PADDING_COLOUR
-    small = Image.fromarray(np.ascontiguousarray(window))
-    pixels[:h, :w] = np.asarray(small.resize((w, h), Image.Resampling.BILINEAR))
-    rows = ((np.arange(h) + 0.5) * inside.shape[1] / h).astype(int)
-    columns = ((np.arange(w) + 0.5) * inside.shape[2] / w).astype(int)
-    padded = np.zeros((len(labels), size, size), labels.dtype)
-    padded[:, :h, :w] = inside[:, rows][:, :, columns]
-    return pixels, padded
+    window = Image.fromarray(np.ascontiguousarray(image[y : y + h, x : x + w]))
+    pixels = np.asarray(window.resize(shape[::-1], Image.Resampling.BILINEAR))
+    rows = y + ((np.arange(shape[0]) + 0.5) * h / shape[0]).astype(int)
+    columns = x + ((np.arange(shape[1]) + 0.5) * w / shape[1]).astype(int)
+    return pixels, np.asarray(labels[:, rows][:, :, columns])
 
 
 def _anchor(labels: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ class ConvImageEncoder(nn.Module):
 
     stride = 8
     input_multiple = 32
+    stretch = 11 / 8
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,7 +25,9 @@ class Sam(nn.Module):
     """The three networks, the normalisation of pixels, and a second look at masks if there is one.
 
     Args:
-        image_size: side of the square input in pixels.
+        image_size: side of the input in pixels for a square picture.
+        frame_size: side of the square that holds the input of any picture, in pixels: what
+            coordinates and mask logits refer to. `image_size` unless given.
         mask_stride: pixels of the input per pixel of the mask logits.
     """
 
@@ -38,6 +41,7 @@ class Sam(nn.Module):
         mask_decoder: MaskDecoder,
         *,
         image_size: int,
+        frame_size: int | None = None,
         mask_stride: int = 4,
         mask_refiner: MaskRefiner | None = None,
     ) -> None:
@@ -47,6 +51,7 @@ class Sam(nn.Module):
         self.mask_decoder = mask_decoder
         self.mask_refiner = mask_refiner
         self.image_size = image_size
+        self.frame_size = frame_size or image_size
         self.mask_stride = mask_stride
         mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
         self.register_buffer("pixel_mean", mean.view(3, 1, 1), persistent=False)
@@ -55,8 +60,13 @@ class Sam(nn.Module):
     @property
     def mask_input_size(self) -> tuple[int, int]:
         """Height and width of mask logits, as they come out and as they go in as a prompt."""
-        side = self.image_size // self.mask_stride
+        side = self.frame_size // self.mask_stride
         return (side, side)
+
+    def input_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns at which the model sees a picture; see `input_scale`."""
+        scale = input_scale((height, width), self.image_size, self.frame_size)
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     @property
     def input_multiple(self) -> int:
@@ -80,7 +90,7 @@ class Sam(nn.Module):
         return (pixels.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Features of pixels 0..255 (B, 3, h, w), h and w at most `image_size`.
+        """Features of pixels 0..255 (B, 3, h, w), h and w at most `frame_size`.
 
         Returns:
             the embedding (B, C, H, W), then finer features where the encoder has them.
@@ -213,6 +223,23 @@ def merged_masks(drafts: Tensor, change: Tensor, windows: Windows, stride: int) 
     return F.interpolate(drafts.float(), size=placed.shape[-2:], mode="bilinear") + placed
 
 
+def input_scale(size: tuple[int, int], image_size: int, frame_size: int) -> float:
+    """Pixels of the model's input per pixel of a picture of so many rows and columns.
+
+    In the paper the longest side becomes `image_size`. An encoder that does not need a square
+    sees as many pixels of a long picture as of a square one, as far as `frame_size` goes.
+    """
+    return min(frame_size / max(size), image_size / math.sqrt(size[0] * size[1]))
+
+
+def frame_size(architecture: str, image_size: int) -> int:
+    """Side in pixels of the square that holds the input of any picture; see `Sam`."""
+    if architecture != "conv":
+        return image_size
+    multiple = ConvImageEncoder.input_multiple
+    return math.ceil(image_size * ConvImageEncoder.stretch / multiple) * multiple
+
+
 def build_vit(
     *,
     dim: int,
@@ -256,8 +283,9 @@ def build_vit_t(image_size: int = 1024) -> Sam:
 
 def build_conv(image_size: int = 512) -> Sam:
     """The bundled model's architecture: convolutional encoder, guided prompts, fine masks."""
+    frame = frame_size("conv", image_size)
     prompt_encoder = GuidedPromptEncoder(
-        dim=128, embedding_size=image_size // ConvImageEncoder.stride, image_size=image_size
+        dim=128, embedding_size=frame // ConvImageEncoder.stride, image_size=frame
     )
     decoder = FineMaskDecoder(
         transformer=TwoWayTransformer(dim=128, heads=4, mlp_dim=512), dim=128, fine_channels=32
@@ -267,6 +295,7 @@ def build_conv(image_size: int = 512) -> Sam:
         prompt_encoder,
         decoder,
         image_size=image_size,
+        frame_size=frame,
         mask_stride=2,
         mask_refiner=MaskRefiner(dim=128, fine_channels=32),
     )

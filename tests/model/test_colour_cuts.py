@@ -174,7 +174,7 @@ def least_energy(cost, cut_costs):
     return flow + flat[flat < 0].sum()
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.floats(1, 15))
 def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
     rng = torch.Generator().manual_seed(seed)

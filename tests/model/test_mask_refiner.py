@@ -158,7 +158,7 @@ def test_the_second_look_is_the_same_for_many_prompts_at_once():
         features = sam.encode(torch.randint(0, 255, (1, 3, 128, 128)))
         boxes = torch.tensor([[10.0, 20, 60, 70], [40, 40, 90, 120]])
         logits, iou = sam.decode(features, boxes=boxes)
-        assert logits.shape == (2, 4, 64, 64)
+        assert logits.shape == (2, 4, *sam.mask_input_size)
         for i in range(2):
             alone, score = sam.decode(features, boxes=boxes[i : i + 1])
             assert torch.allclose(logits[i : i + 1], alone, atol=1e-4)

@@ -1,14 +1,17 @@
 """`embed` and `predict`: shapes, laws and refusals, with random weights."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 import samplat
 from model.small import small_model
-from samplat.prediction import resize_longest_side
+from samplat.prediction import upscale_logits
 
 RNG = np.random.default_rng(5)
 PICTURE = RNG.integers(0, 256, (7, 10, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
@@ -82,11 +85,44 @@ def test_nan_and_infinity_are_taken_as_dark(model):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([64, 128, 512]))
-def test_resizing_fills_the_longest_side(height, width, size):
-    resized = resize_longest_side(np.zeros((height, width, 3), np.uint8), size)
-    assert max(resized.shape[-2:]) == size
+def test_a_square_input_fits_the_longest_side(height, width, size):
+    rows, columns = fitted((height, width), samplat.input_scale((height, width), size, size))
+    assert max(rows, columns) == size
     expected = min(height, width) * size / max(height, width)
-    assert abs(min(resized.shape[-2:]) - max(1, expected)) <= 0.5
+    assert abs(min(rows, columns) - max(1, expected)) <= 0.5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([64, 128, 512]))
+def test_the_bundled_model_sees_equally_many_pixels_of_any_picture(height, width, size):
+    frame = samplat.frame_size("conv", size)
+    rows, columns = fitted((height, width), samplat.input_scale((height, width), size, frame))
+    assert max(rows, columns) <= frame
+    if max(height, width) * size < frame * (height * width) ** 0.5 and min(rows, columns) > 20:
+        assert rows * columns == pytest.approx(size * size, rel=0.05)
+    assert frame % 32 == 0
+    assert frame >= size * 11 / 8
+
+
+def fitted(size, scale):
+    return tuple(max(1, int(n * scale + 0.5)) for n in size)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 90), st.integers(1, 90))
+def test_logits_are_enlarged_as_the_whole_square_would_be(rows, columns, height, width):
+    model = small_model("vit")
+    assert model.sam.frame_size >= 64
+    logits = torch.from_numpy(RNG.normal(0, 4, (2, 3, *model.sam.mask_input_size))).float()
+    shown = dataclasses.replace(
+        samplat.embed(model, PICTURE), input_size=(rows, columns), original_size=(height, width)
+    )
+    side = model.sam.frame_size
+    whole = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+    expected = F.interpolate(
+        whole[..., :rows, :columns], (height, width), mode="bilinear", align_corners=False
+    )
+    torch.testing.assert_close(upscale_logits(model, shown, logits), expected)
 
 
 def test_an_embedding_of_other_weights_is_refused(model):
@@ -151,14 +187,11 @@ def test_the_bundled_architecture_sees_no_more_than_the_picture():
     model = small_model("conv")
     picture = RNG.integers(0, 256, (90, 128, 3), dtype=np.uint8)
     filled = np.pad(picture, ((0, 6), (0, 0), (0, 0)), mode="edge")
-    box = samplat.Prompts(boxes=[(20, 10, 70, 60)])
-    given = [samplat.embed(model, each) for each in (picture, filled)]
-    assert given[0].features[0].shape[-2:] == (12, 16)
-    for one, other in zip(*(e.features for e in given), strict=True):
+    pixels = [torch.from_numpy(each).permute(2, 0, 1)[None] for each in (picture, filled)]
+    given = [model.sam.encode(each) for each in pixels]
+    assert given[0][0].shape[-2:] == (12, 16)
+    for one, other in zip(*given, strict=True):
         assert torch.equal(one, other)
-    one, other = (samplat.predict(model, e, box) for e in given)
-    assert np.array_equal(one.logits, other.logits)
-    assert np.array_equal(one.masks, other.masks[:, :, :90])
 
 
 def test_the_papers_architecture_fills_a_square_with_zeros():

@@ -156,7 +156,7 @@ def test_fitting_crops_keep_proportions_and_pad():
     labels = np.ones((1, 100, 200), np.uint16)
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        pixels, inside = cut_fitting(image, labels, 64, 200, rng)
+        pixels, inside = cut_fitting(image, labels, (64, 64), 64 / 200, rng)
         rows, columns = inside[0].any(1).sum(), inside[0].any(0).sum()
         assert (pixels[inside[0] == 0] == (124, 116, 104)).all()
         assert (pixels[inside[0] == 1] == 50).all()

@@ -75,7 +75,7 @@ class Stub(torch.nn.Module):
 
     def __init__(self, model, answer):
         super().__init__()
-        self.answer, self.fed_back = answer, []
+        self.answer, self.fed_back, self.frame_size = answer, [], model.frame_size
         self.inner, self.prompt_encoder = model.prompt_encoder, self.encode
         for name in ("guided", "embedding_size", "dense_pe"):
             setattr(self.encode.__func__, name, getattr(model.prompt_encoder, name))

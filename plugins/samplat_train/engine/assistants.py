@@ -128,7 +128,7 @@ class ModelAssistant:
 
     def _stability(self, logits: NDArray[np.float32], embedding: Embedding) -> float:
         offset = self.model.grid_defaults.get("stability_score_offset", 1.0)
-        used = (n * logits.shape[0] / self.model.sam.image_size for n in embedding.input_size)
+        used = (n * logits.shape[0] / self.model.sam.frame_size for n in embedding.input_size)
         rows, columns = (max(1, round(n)) for n in used)
         inside = logits[:rows, :columns]
         lenient = int((inside > -offset).sum())
