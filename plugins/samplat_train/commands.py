@@ -69,7 +69,7 @@ def train(
         list[str],
         typer.Argument(
             help="Labelled pictures: a folder (images/ and labels/, SA-1B, a job's), COCO .json, "
-            "or RASTER+VECTOR; DATA=WEIGHT sets its share."
+            "or RASTER+VECTOR; DATA=WEIGHT sets its share, a ^ after it keeps its crops upright."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Weights (.safetensors).")],
