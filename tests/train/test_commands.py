@@ -102,6 +102,15 @@ def test_a_weight_follows_the_last_equals_sign(scenes, tmp_path):
     assert parse_source(str(odd)).weight == 1
     assert parse_source(f"{odd}=2.5").weight == 2.5
     assert parse_source(f"{odd}=2.5").source.name == str(odd)
+    assert not parse_source(f"{odd}=2.5").upright
+
+
+@pytest.mark.parametrize("weight", ["", "=2.5"])
+def test_a_caret_keeps_crops_upright(scenes, weight):
+    share = parse_source(f"{scenes}{weight}^")
+    assert share.upright
+    assert share.source.name == str(scenes)
+    assert share.weight == (2.5 if weight else 1)
 
 
 def test_other_suffixes_are_refused_before_training(scenes, tmp_path, capsys):

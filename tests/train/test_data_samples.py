@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -164,3 +164,50 @@ def test_large_ids_give_the_same_crops():
     small, large = (Made((picture(ids=ids),)) for ids in ((1, 2), (7, 2**32 - 1)))
     first, second = (CropBatches([Share(source=s)], RECIPE)[0] for s in (small, large))
     assert same(first, second)
+
+
+def ramp(size=96):
+    """Columns get lighter to the right and rows redder to the bottom; one object in the middle."""
+    y, x = np.mgrid[:size, :size] * 2
+    labels = np.zeros((1, size, size), np.uint16)
+    labels[0, 20:70, 20:70] = 1
+    image = np.stack([y, x, x], -1).astype(np.uint8)
+    return Made((Picture(name="ramp", image=image, labels=labels),))
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_upright_crops_are_mirrored_but_never_turned(upright, monkeypatch):
+    monkeypatch.setattr("samplat_train.samples.recoloured", lambda image, rng: image)
+    batches = CropBatches([Share(source=ramp(), upright=upright)], replace(RECIPE, images=12))
+    images = torch.cat([batches[step].images for step in range(4)]).float()
+    down = images[:, 0, 16:].mean((1, 2)) - images[:, 0, :-16].mean((1, 2))
+    right = images[:, 1, :, 16:].mean((1, 2)) - images[:, 1, :, :-16].mean((1, 2))
+    assert (right < -0.5).any()
+    assert (right > 0.5).any()
+    assert bool((down > 0.5).all()) == upright
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0.5, 1.8), st.sampled_from([64, 128, 256]), st.integers(0, 999))
+def test_crops_of_any_aspect_keep_their_area_and_their_labels(aspect, crop, seed):
+    recipe = replace(RECIPE, crop=crop, image_size=512, aspect=aspect, images=1, seed=seed)
+    rows, columns = recipe.crop_shape
+    assert rows % 32 == columns % 32 == 0
+    assert rows * columns == pytest.approx(crop**2, rel=0.6)
+    batch = CropBatches([Share(source=ramp())], recipe)[0]
+    assert batch.images.shape == (1, 3, rows, columns)
+    assert batch.masks.shape == (1, 2, rows, columns)
+    assert batch.labels.shape == (1, rows // 4, columns // 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"aspect": 3.0}, "aspect must lie between 0.5 and 2"),
+        ({"aspect": 1.5, "architecture": "vit_b", "crop": 512}, "be 1 but for conv"),
+        ({"aspect": 2.0, "crop": 512}, "expected crops within the model's 704 x 704 pixels"),
+    ],
+)
+def test_aspects_that_no_model_sees_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        replace(RECIPE, image_size=512, **change)
