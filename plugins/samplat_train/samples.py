@@ -95,7 +95,7 @@ class CropBatches(Dataset[Batch]):
     @property
     def digest(self) -> str:
         """SHA-256 of which pictures there are, by key, and of their shares; not of their pixels."""
-        parts = [f"{share.weight} {pictures_digest(share.source)}" for share in self.shares]
+        parts = [f"{s.weight} {s.upright} {pictures_digest(s.source)}" for s in self.shares]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def __getitem__(self, step: int) -> Batch:

@@ -25,7 +25,7 @@ class ConvImageEncoder(nn.Module):
 
     stride = 8
     input_multiple = 32
-    stretch = 11 / 8
+    stretch = 11 / 8  # of a square's side: the longest side of a picture seen at its area
 
     def __init__(
         self,

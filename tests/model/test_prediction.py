@@ -112,7 +112,6 @@ def fitted(size, scale):
 @given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 90), st.integers(1, 90))
 def test_logits_are_enlarged_as_the_whole_square_would_be(rows, columns, height, width):
     model = small_model("vit")
-    assert model.sam.frame_size >= 64
     logits = torch.from_numpy(RNG.normal(0, 4, (2, 3, *model.sam.mask_input_size))).float()
     shown = dataclasses.replace(
         samplat.embed(model, PICTURE), input_size=(rows, columns), original_size=(height, width)

@@ -185,6 +185,8 @@ def test_upright_crops_are_mirrored_but_never_turned(upright, monkeypatch):
     assert (right < -0.5).any()
     assert (right > 0.5).any()
     assert bool((down > 0.5).all()) == upright
+    other = CropBatches([Share(source=ramp(), upright=not upright)], RECIPE)
+    assert batches.digest != other.digest  # a run does not go on with the other
 
 
 @settings(max_examples=40, deadline=None)
