@@ -48,7 +48,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="samplat-tiny", help="name or path")
     parser.add_argument("--part", default="decoder", choices=PARTS)
     parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--every", type=int, default=8, help="every n-th picture is asked")
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from samplat import downloads
 from samplat.dialects import check_complete, fit_positions, recognise, to_official
 from samplat.errors import CheckpointError, InputError
+from samplat.precision import resolved
 from samplat.user_models import model_file, model_files
 from samplat.weight_files import read_head, read_metadata, read_weights, write_weights
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
     from samplat.model.sam import Sam
 
-PRECISIONS = ("auto", "fp32", "bf16")
-"""What `load_model` takes; "auto" is bf16 where the hardware computes in it, else fp32."""
 FORMAT = "samplat 1"
 """The `format` in the metadata of our own weight files."""
 
@@ -73,7 +72,7 @@ class Model:
     weights_sha256: str
     """Names the weights as used: the file's SHA-256, or one of that and a chosen image size."""
     precision: str
-    """"fp32" or "bf16": what `embed` and `predict` compute in."""
+    """"fp32", "bf16" or "fp16": what `embed` and `predict` compute in."""
     device: torch.device
     """Where the network lives."""
     grid_defaults: Mapping[str, float] = field(default_factory=dict)
@@ -133,7 +132,7 @@ def load_model(
             micro-sam's, Hugging Face's `SamModel` or our own safetensors. Which one it is, is told
             by the names and shapes of its tensors.
         device: "auto" (CUDA if there is any, else the CPU) or what `torch.device` takes.
-        precision: "fp32", "bf16", or "auto": bf16 where the hardware computes in it.
+        precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
         image_size: another side of the model's input than the weights', a multiple of 32 pixels;
             positions are interpolated.
         models: models by name instead of `registry()`; plugins add theirs this way.
@@ -146,7 +145,7 @@ def load_model(
     """
     known = registry() if models is None else models
     target = _device(device)
-    resolved = _precision(precision, target)
+    chosen = resolved(precision, target)
     spec, path = _locate(name_or_path, known, offline=offline)
     digest = _verified_digest(path, spec)
     try:
@@ -158,7 +157,7 @@ def load_model(
         name=spec.name if spec else metadata.get("name") or path.stem,
         architecture=architecture,
         weights_sha256=_combined(digest, image_size),
-        precision=resolved,
+        precision=chosen,
         device=target,
         grid_defaults=_grid_defaults(metadata),
     )
@@ -438,25 +437,6 @@ def _device(name: str | torch.device) -> torch.device:
         reason = str(error).split("\n")[0]
         raise InputError(f"device {str(name)!r} cannot be used: {reason}; try cpu") from error
     return device
-
-
-def _precision(precision: str, device: torch.device) -> str:
-    if precision not in PRECISIONS:
-        raise InputError(f"expected a precision of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision != "auto":
-        return precision
-    return "bf16" if _computes_in_bf16(device.type) else "fp32"
-
-
-def _computes_in_bf16(device_type: str) -> bool:
-    """Whether the hardware multiplies in bf16, rather than emulating it."""
-    import torch
-
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device_type != "cpu":
-        return False
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 @functools.cache

@@ -20,10 +20,10 @@ class EmbeddingKey:
     pixels_sha256: str
     """SHA-256 of the uint8 pixels and their shape."""
     precision: str
-    """"fp32" or "bf16"."""
+    """"fp32", "bf16" or "fp16"."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Embedding:
     """The encoder's features of one image."""
 

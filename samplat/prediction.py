@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +17,18 @@ from samplat.errors import InputError
 from samplat.model.mask_decoder import Draft
 from samplat.model.windows import Prompted
 from samplat.pixels import as_uint8
+from samplat.precision import autocast
+from samplat.prepared import prepared
 from samplat.prompts import Prompts
 
-REDUCED = {"bf16": torch.bfloat16}
-"""Precisions other than full, and the type that they compute in."""
 SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
 """Which of the decoder's four masks."""
 DRAFT_MARGIN = 0.25
 """How much a second look is taken to add to a draft's predicted IoU at most, in `draft_confident`.
 Of `samplat-tiny`'s good masks one or two in a hundred gain more, and are missed."""
-CPU_CHUNK, GPU_CHUNK = 4, 64
-"""Prompts decoded at once: on a CPU, few enough for their image tokens to stay in the cache."""
+CPU_CHUNK, SHARED_CHUNK, GPU_CHUNK = 4, 8, 64
+"""Prompts decoded at once: on a CPU, few enough for their image tokens to stay near the cache, of
+which there are fewer where prompts share most of the work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def embed(model: Model, image: NDArray[Any]) -> Embedding:
     """
     pixels = as_uint8(image)
     height, width = model.sam.input_shape(*pixels.shape[:2])
-    with torch.inference_mode(), autocast(model):
+    with torch.inference_mode(), autocast(model.precision, model.device):
         features = model.sam.encode(resized(pixels, (height, width)).to(model.device))
     return Embedding(
         features=tuple(f.float() for f in features),
@@ -124,9 +124,11 @@ def decode(
     model: Model, embedding: Embedding, prompts: Prompts, outputs: slice
 ) -> tuple[Tensor, Tensor]:
     """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32."""
-    features, placed = _inputs(model, embedding, prompts)
-    with torch.inference_mode(), autocast(model):
-        logits, iou = model.sam.decode(features, **placed, outputs=outputs)
+    image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
+    with torch.inference_mode(), autocast(model.precision, model.device):
+        logits, iou = model.sam.decode(
+            image.features, **placed, outputs=outputs, shared=image.shared
+        )
     return logits.float(), iou.float()
 
 
@@ -177,16 +179,18 @@ def draft_confident(
 def _draft_chunk(
     model: Model, embedding: Embedding, prompts: Prompts, threshold: float, first: int
 ) -> Drafts:
-    features, placed = _inputs(model, embedding, prompts)
-    with torch.inference_mode(), autocast(model):
-        draft, asked = model.sam.draft(features, **placed)
-        draft = Draft(*(part[:, MULTIMASK] for part in draft))
-        margin = DRAFT_MARGIN if model.sam.mask_refiner is not None else 0.0
-        row, mask = (draft.iou > threshold - margin).nonzero(as_tuple=True)
+    image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
+    least = threshold - (DRAFT_MARGIN if model.sam.mask_refiner is not None else 0.0)
+    with torch.inference_mode(), autocast(model.precision, model.device):
+        asked, given = model.sam.ask(image.features, **placed, shared=image.shared)
+        # The scores are there before the masks, which are most of the work.
+        good = (asked.iou[:, MULTIMASK] > least).any(dim=1).nonzero()[:, 0]
+        drawn = model.sam.draw(image.features, asked.select(good), MULTIMASK, image.shared)
+        row, mask = (drawn.iou > least).nonzero(as_tuple=True)
         return Drafts(
-            draft=Draft(*(part[row, mask][:, None] for part in draft)),
-            prompts=Prompted(*(part[row] for part in asked)),
-            rows=row + first,
+            draft=Draft(*(part[row, mask][:, None] for part in drawn)),
+            prompts=Prompted(*(part[good[row]] for part in given)),
+            rows=good[row] + first,
         )
 
 
@@ -198,9 +202,9 @@ def finish_confident(
     Returns:
         low-resolution logits (N, h, w), predicted IoU (N,), and number of the prompt (N,).
     """
-    features = _features(model, embedding)
+    features = prepared(model, embedding).features
     parts = []
-    with torch.inference_mode(), autocast(model):
+    with torch.inference_mode(), autocast(model.precision, model.device):
         for i in range(0, max(1, len(drafts)), _chunk(model)):
             some = drafts.select(slice(i, i + _chunk(model)))
             logits, iou = model.sam.finish(features, some.draft, some.prompts, last=False)
@@ -210,14 +214,12 @@ def finish_confident(
     return logits, iou, rows
 
 
-def _inputs(
-    model: Model, embedding: Embedding, prompts: Prompts
-) -> tuple[tuple[Tensor, ...], dict[str, Tensor | None]]:
-    """Features and prompts as `Sam.decode` takes them."""
+def _placed(model: Model, embedding: Embedding, prompts: Prompts) -> dict[str, Tensor | None]:
+    """Prompts as `Sam.decode` takes them."""
     (height, width), (rows, columns) = embedding.original_size, embedding.input_size
     placed = prompts.scaled(columns / width, rows / height)
     masks = _tensor(placed.masks, model.device)
-    return _features(model, embedding), {
+    return {
         "points": _tensor(placed.points, model.device),
         "labels": _tensor(placed.labels, model.device),
         "boxes": _tensor(placed.boxes, model.device),
@@ -225,13 +227,10 @@ def _inputs(
     }
 
 
-def _features(model: Model, embedding: Embedding) -> tuple[Tensor, ...]:
-    # In bf16 all through: under autocast, sums of bf16 and fp32 would be fp32.
-    return tuple(f.to(model.device, compute_dtype(model)) for f in embedding.features)
-
-
 def _chunk(model: Model) -> int:
-    return CPU_CHUNK if model.device.type == "cpu" else GPU_CHUNK
+    if model.device.type != "cpu":
+        return GPU_CHUNK
+    return SHARED_CHUNK if model.sam.shares else CPU_CHUNK
 
 
 def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor:
@@ -281,17 +280,6 @@ def resized(pixels: NDArray[np.uint8], shape: tuple[int, int]) -> Tensor:
     if shape == pixels.shape[:2]:
         return tensor
     return F.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=True)
-
-
-def compute_dtype(model: Model) -> torch.dtype:
-    """What the network's activations are."""
-    return REDUCED.get(model.precision, torch.float32)
-
-
-def autocast(model: Model) -> AbstractContextManager[None]:
-    """The precision that the model runs at."""
-    reduced = REDUCED.get(model.precision)
-    return torch.autocast(model.device.type, dtype=reduced, enabled=reduced is not None)
 
 
 def _tensor(values: NDArray[Any] | None, device: torch.device) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,24 @@ class Draft(NamedTuple):
         """The masks (N, m), by number, of each prompt."""
         rows = torch.arange(len(masks), device=masks.device)[:, None]
         return Draft(*(part[rows, masks] for part in self))
+
+
+class Asked(NamedTuple):
+    """What the decoder knows of N prompts before it draws their masks."""
+
+    iou: Tensor
+    """(N, 4) predicted IoU of the masks, the single one first."""
+    tokens: Tensor
+    """(N, 4, C): the output tokens that masks are made from."""
+    image: Any
+    """Image tokens of each prompt, in the way of whoever draws: a tensor (N, h w, C), or an
+    `ImageRows`."""
+
+    def select(self, chosen: Tensor) -> Asked:
+        """Some of the prompts, by index or where True."""
+        image = self.image
+        part = image[chosen] if isinstance(image, Tensor) else image.select(chosen)
+        return Asked(self.iou[chosen], self.tokens[chosen], part)
 
 
 class MaskDecoder(nn.Module):
@@ -56,6 +74,12 @@ class MaskDecoder(nn.Module):
         )
         self.iou_prediction_head = MLP(dim, 256, self.mask_count, 3)
 
+    @property
+    def upscaling(self) -> tuple[nn.ConvTranspose2d, LayerNorm2d, nn.ConvTranspose2d]:
+        """The layers of the paper's upscaling that have weights."""
+        first, norm, _, second, _ = self.output_upscaling
+        return first, norm, second  # type: ignore[return-value]
+
     def forward(
         self, features: tuple[Tensor, ...], image_pe: Tensor, sparse: Tensor, dense: Tensor
     ) -> Draft:
@@ -70,27 +94,43 @@ class MaskDecoder(nn.Module):
         Returns:
             four masks (B · P, 4, H, W), the single mask first.
         """
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
+        asked = self.ask(features, image_pe, sparse, dense)
+        return Draft(self.draw(asked, features[1:]), asked.iou, asked.tokens)
+
+    def ask(
+        self, features: tuple[Tensor, ...], image_pe: Tensor, sparse: Tensor, dense: Tensor
+    ) -> Asked:
+        """All but the masks; arguments as of `forward`."""
         # One dtype for everything of the image's size: under autocast, sums of two would be fp32.
         dtype = features[0].dtype
         image = _per_prompt(features[0], len(sparse)) + dense.to(dtype)
         pe = _per_prompt(image_pe.to(dtype), len(sparse))
-        hidden, keys = self.transformer(self._spread(image), pe, tokens)
-        keys = keys.transpose(1, 2).reshape(dense.shape)
-        mask_tokens = hidden[:, 1 : 1 + self.mask_count]
-        masks = self._masks(mask_tokens, keys, features[1:])
-        return Draft(masks, self.iou_prediction_head(hidden[:, 0]), mask_tokens)
+        hidden, keys = self.transformer(self._spread(image), pe, self.prompted(sparse))
+        return self.judged(hidden, keys.transpose(1, 2).reshape(dense.shape))
+
+    def prompted(self, sparse: Tensor) -> Tensor:
+        """Output tokens followed by prompt tokens (P, N, C)."""
+        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
+
+    def judged(self, hidden: Tensor, image: Any) -> Asked:
+        """What the decoded tokens (P, 1 + masks or more, C) say."""
+        tokens = hidden[:, 1 : 1 + self.mask_count]
+        return Asked(self.iou_prediction_head(hidden[:, 0]), tokens, image)
+
+    def draw(self, asked: Asked, fine: tuple[Tensor, ...], outputs: slice = slice(None)) -> Tensor:
+        """Masks (P, M, H, W) of prompts that were asked for: those of the four in `outputs`."""
+        upscaled = self._upscale(asked.image, fine)
+        masks = self.mask_weights(asked.tokens, outputs) @ upscaled.flatten(2)
+        return masks.reshape(*masks.shape[:2], *upscaled.shape[-2:])
+
+    def mask_weights(self, tokens: Tensor, outputs: slice) -> Tensor:
+        """Linear classifiers (P, M, c) of mask tokens (P, 4, C)."""
+        pairs = zip(self.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
+        return torch.stack([mlp(token) for mlp, token in list(pairs)[outputs]], dim=1)
 
     def _spread(self, prompted: Tensor) -> Tensor:
         return prompted
-
-    def _masks(self, tokens: Tensor, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
-        upscaled = self._upscale(keys, fine)
-        pairs = zip(self.output_hypernetworks_mlps, tokens.unbind(1), strict=True)
-        weights = torch.stack([mlp(token) for mlp, token in pairs], dim=1)
-        masks = weights @ upscaled.flatten(2)
-        return masks.reshape(*masks.shape[:2], *upscaled.shape[-2:])
 
     def _upscale(self, keys: Tensor, fine: tuple[Tensor, ...]) -> Tensor:
         upscaled: Tensor = self.output_upscaling(keys)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samplat.model import shared_decoding
 from samplat.model.conv_encoder import ConvImageEncoder
 from samplat.model.guided_prompt_encoder import GuidedPromptEncoder
 from samplat.model.image_encoder import ImageEncoderViT
 from samplat.model.last_cut import last_cut, worth_cutting
-from samplat.model.mask_decoder import Draft, FineMaskDecoder, MaskDecoder
+from samplat.model.mask_decoder import Asked, Draft, FineMaskDecoder, MaskDecoder
 from samplat.model.mask_refiner import MaskRefiner, Refined
 from samplat.model.prompt_encoder import PromptEncoder
+from samplat.model.shared_image import SharedImage
 from samplat.model.tiny_vit import TinyViT
 from samplat.model.transformer import TwoWayTransformer
 from samplat.model.windows import Prompted, Windows
@@ -98,6 +100,20 @@ class Sam(nn.Module):
         features: tuple[Tensor, ...] = self.image_encoder(self.preprocess(pixels))
         return features
 
+    @property
+    def shares(self) -> bool:
+        """Whether prompts share the decoder's work on an image: the paper's decoder lets them."""
+        return type(self.mask_decoder) is MaskDecoder
+
+    def share(self, features: tuple[Tensor, ...]) -> SharedImage | None:
+        """What all prompts without masks share of an image, where they `shares`."""
+        if not self.shares:
+            return None
+        rows, columns = features[0].shape[-2:]
+        no_mask = self.prompt_encoder.no_mask_embed.weight.to(features[0].dtype)
+        pe = self.prompt_encoder.dense_pe()[..., :rows, :columns]
+        return SharedImage.of(self.mask_decoder, features[0] + no_mask.view(1, -1, 1, 1), pe)
+
     def decode(
         self,
         features: tuple[Tensor, ...],
@@ -107,6 +123,7 @@ class Sam(nn.Module):
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
         outputs: slice = slice(None),
+        shared: SharedImage | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks for P prompts of one image, coordinates in pixels of the model's input.
 
@@ -117,16 +134,17 @@ class Sam(nn.Module):
             boxes: (P, 4) x0, y0, x1, y1.
             masks: (P, 1, *mask_input_size) logits.
             outputs: which of the four masks, the single one first.
+            shared: what `share` returned for them.
 
         Returns:
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
         """
-        draft, prompts = self.draft(
-            features, points=points, labels=labels, boxes=boxes, masks=masks
+        asked, prompts = self.ask(
+            features, points=points, labels=labels, boxes=boxes, masks=masks, shared=shared
         )
-        return self.finish(features, Draft(*(part[:, outputs] for part in draft)), prompts)
+        return self.finish(features, self.draw(features, asked, outputs, shared), prompts)
 
-    def draft(
+    def ask(
         self,
         features: tuple[Tensor, ...],
         *,
@@ -134,15 +152,33 @@ class Sam(nn.Module):
         labels: Tensor | None = None,
         boxes: Tensor | None = None,
         masks: Tensor | None = None,
-    ) -> tuple[Draft, Prompted]:
-        """All four masks as the decoder makes them, and the prompts; arguments as of `decode`."""
+        shared: SharedImage | None = None,
+    ) -> tuple[Asked, Prompted]:
+        """All that the decoder knows before it draws masks; arguments as of `decode`."""
         rows, columns = features[0].shape[-2:]
         if masks is not None:
             masks = masks[..., : self._mask_cells(rows), : self._mask_cells(columns)]
         sparse, dense = self.prompt_encoder(features[0], points, labels, boxes, masks)
-        pe = self.prompt_encoder.dense_pe()[..., :rows, :columns].to(features[0].dtype)
-        draft: Draft = self.mask_decoder(features, pe, sparse, dense)
-        return draft, Prompted.of(draft.iou, points, labels, boxes)
+        if shared is not None and masks is None and shared.pays(sparse):
+            asked = shared_decoding.ask(shared, sparse)
+        else:
+            pe = self.prompt_encoder.dense_pe()[..., :rows, :columns].to(features[0].dtype)
+            asked = self.mask_decoder.ask(features, pe, sparse, dense)
+        return asked, Prompted.of(asked.iou, points, labels, boxes)
+
+    def draw(
+        self,
+        features: tuple[Tensor, ...],
+        asked: Asked,
+        outputs: slice = slice(None),
+        shared: SharedImage | None = None,
+    ) -> Draft:
+        """The masks of prompts that `ask` was called for; arguments as of `decode`."""
+        if shared is not None and not isinstance(asked.image, Tensor):
+            logits = shared_decoding.draw(shared, asked, outputs)
+        else:
+            logits = self.mask_decoder.draw(asked, features[1:], outputs)
+        return Draft(logits, asked.iou[:, outputs], asked.tokens[:, outputs])
 
     def finish(
         self,

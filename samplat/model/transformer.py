@@ -19,6 +19,11 @@ class TwoWayTransformer(nn.Module):
         self.final_attn_token_to_image = Attention(dim, heads, downsample=2)
         self.norm_final_attn = nn.LayerNorm(dim)
 
+    @property
+    def blocks(self) -> list[TwoWayBlock]:
+        """The layers, from first to last."""
+        return [layer for layer in self.layers if isinstance(layer, TwoWayBlock)]
+
     def forward(self, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Attend.
 
@@ -57,12 +62,22 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
-        queries = self.norm1(self._self_attend(queries, query_pe))
+        queries = self.look_at_tokens(queries, query_pe)
         attended = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
-        queries = self.norm2(queries + attended)
-        queries = self.norm3(queries + self.mlp(queries))
+        queries = self.take_in(queries, attended)
         attended = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)
         return queries, self.norm4(keys + attended)
+
+    def look_at_tokens(self, queries: Tensor, query_pe: Tensor) -> Tensor:
+        """Tokens after attention among themselves."""
+        attended: Tensor = self.norm1(self._self_attend(queries, query_pe))
+        return attended
+
+    def take_in(self, queries: Tensor, attended: Tensor) -> Tensor:
+        """Tokens after what they saw of the image, and the MLP."""
+        queries = self.norm2(queries + attended)
+        changed: Tensor = self.norm3(queries + self.mlp(queries))
+        return changed
 
     def _self_attend(self, queries: Tensor, query_pe: Tensor) -> Tensor:
         # In the first block the tokens *are* their positions: no residual, nothing added.

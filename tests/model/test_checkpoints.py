@@ -242,7 +242,7 @@ def test_bf16_only_where_the_processor_computes_in_it(
     assert load_model(saved, device="cpu", precision="bf16").precision == "bf16"
 
 
-@pytest.mark.parametrize("arguments", [{"precision": "fp16"}, {"device": "abacus"}])
+@pytest.mark.parametrize("arguments", [{"precision": "fp8"}, {"device": "abacus"}])
 def test_unusable_device_or_precision(saved: Path, arguments: dict[str, str]) -> None:
     with pytest.raises(InputError, match=next(iter(arguments.values()))):
         load_model(saved, **arguments)
