@@ -38,11 +38,12 @@ format: setup  ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## accuracy of the bundled model and of classical tools, fine-tuning, start-up
+bench: setup  ## accuracy of the bundled model and of classical tools, fine-tuning, speed
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/instances.py
 	$(BIN)/python benchmarks/finetuning.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/engine.py
 
 docs: setup  ## the documentation, in site/
 	$(BIN)/mkdocs build --strict

@@ -4,10 +4,10 @@
 
 DIR is a checkout of facebookresearch/segment-anything. Without it the reference is `transformers`'
 `SamModel`, which has no rows for automatic masks. A row is run in turns, ours and theirs, after one
-run of each that does not count; times are medians. Beside each time stands how far the results agree:
+run of each that does not count; times are medians. Beside each time stands how far results agree:
 
-    encode_fp32 encode_bf16 encode_compiled  ViT-B on 1024 x 1024; rel. L2 error, or cosine
-    prompt_fp32 prompt_bf16   one more point on an embedding; rel. L2 error of its logits
+    encode_fp32 encode_bf16   ViT-B on 1024 x 1024; rel. L2 error, or cosine
+    prompt_fp32 prompt_bf16   one more point on an embedding; share of equal pixels of its masks
     decode_fp32 decode_bf16   64 points, three masks each, as logits; rel. L2 error
     automatic automatic_exact 32 x 32 points on 1024 x 1024; share of the reference's masks that are
                               found at IoU 0.9 (`exact`: that are the same), and how many there are
@@ -17,7 +17,8 @@ run of each that does not count; times are medians. Beside each time stands how 
     bundled                   samplat-tiny, 512 x 512: one image encoded and one point decoded
 
 Random weights say nothing about objects; the thresholds of automatic masks are quantiles of the
-scores that these weights give, so that about a quarter of the masks pass each.
+scores that these weights give, so that about a quarter of the masks pass each. All of their masks
+reach from edge to edge; the threshold of non-maximum suppression is 1, so that more than one stays.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ import argparse
 import functools
 import json
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -42,11 +42,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import samplat
-from benchmarks.references import Official, Reference, Transformers
+from benchmarks.official import check_checkout
+from benchmarks.references import Masks, Official, Reference, Transformers
+from samplat.automatic import stability_score
 from samplat.errors import SamplatError
 from samplat.files import check_file
 from samplat.model.sam import build_vit_b
-from samplat.prediction import MULTIMASK, decode
+from samplat.prediction import MULTIMASK, decode, upscale_logits
 
 T = TypeVar("T")
 Row = dict[str, float | None]
@@ -175,35 +177,42 @@ def thresholds() -> dict[str, float]:
     model = random_model("fp32")
     embedding = samplat.embed(model, picture(SIDE))
     logits, iou = decode(model, embedding, samplat.Prompts(points=points(PROMPTS)), MULTIMASK)
-    good = logits[iou > iou.quantile(QUANTILE)]
-    stability = (good > 1).sum(dim=(1, 2)) / (good > -1).sum(dim=(1, 2)).clamp_min(1)
+    good = logits[iou > iou.quantile(QUANTILE)][:, None]
+    stability = stability_score(upscale_logits(model, embedding, good)[:, 0], 1.0)
     return {
         "pred_iou_thresh": float(iou.quantile(QUANTILE)),
         "stability_score_thresh": float(stability.quantile(QUANTILE)),
     }
 
 
+def limits() -> dict[str, float]:
+    """Parameters of automatic masks for both sides."""
+    return {"points_per_side": GRID, "box_nms_thresh": 1.0, **thresholds()}
+
+
 def generated(precision: str, side: int, **more: Any) -> samplat.MaskSet:
-    model = random_model(precision)
-    return samplat.generate_masks(
-        model, picture(side), points_per_side=GRID, **thresholds(), **more
-    )
+    parameters = {**limits(), **more}
+    return samplat.generate_masks(random_model(precision), picture(side), **parameters)
 
 
 def automatic_row(reference: Reference, precision: str, **more: Any) -> Row:
-    """Once each: the reference takes minutes."""
+    """Once each, and theirs once for all rows: it takes minutes."""
     thresholds()
     generated(precision, SIDE, **{**more, "points_per_side": 2})
     mine, ours = timed(lambda: generated(precision, SIDE, **more))
-    other, theirs = timed(
-        lambda: reference.generate(picture(SIDE), points_per_side=GRID, **thresholds())
-    )
+    other, theirs = reference_masks(reference)
     if other is None:
         return row(ours, None, None)
     best = best_matches(mine, [record["segmentation"]["counts"] for record in other])
     agreed = (best == 1) if more.get("exact") else (best >= MATCHED)
     print(f"    {len(mine)} masks of ours, {len(other)} of theirs", file=sys.stderr)
     return row(ours, theirs, float(agreed.mean()) if len(best) else None)
+
+
+@functools.cache
+def reference_masks(reference: Reference) -> tuple[Masks | None, float]:
+    """Their automatic masks, and the seconds that they took."""
+    return timed(lambda: reference.generate(picture(SIDE), **limits()))
 
 
 def best_matches(ours: samplat.MaskSet, theirs: Sequence[str]) -> NDArray[np.float64]:
@@ -233,14 +242,17 @@ def memory_2048_row() -> Row:
     """GiB rather than seconds, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        peak = pool.apply(_peak_of_generating, (thresholds(),))
+        peak = pool.apply(_peak_of_generating, (limits(),))
     return row(peak, None, None)
 
 
-def _peak_of_generating(limits: dict[str, float]) -> float:
+def _peak_of_generating(parameters: dict[str, float]) -> float:
     model = random_model(samplat_precision())
-    samplat.generate_masks(model, picture(2 * SIDE), points_per_side=GRID, **limits)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    samplat.generate_masks(model, picture(2 * SIDE), **parameters)
+    # Of this process alone: what `getrusage` tells starts at its parent's.
+    status = Path("/proc/self/status").read_text().splitlines()
+    (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
+    return int(peak) / 2**20
 
 
 def stored_row() -> Row:
@@ -298,6 +310,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(parsed: argparse.Namespace) -> dict[str, Row]:
+    if parsed.reference:
+        check_checkout(parsed.reference)
     sam = random_model("fp32").sam
     reference: Reference
     reference = Official(parsed.reference, sam) if parsed.reference else Transformers(sam)
@@ -314,7 +328,7 @@ def run(parsed: argparse.Namespace) -> dict[str, Row]:
 def formatted(name: str, figures: Row) -> str:
     columns = (("ours_s", 10, ".3f"), ("reference_s", 11, ".3f"), ("ratio", 8, ".2f"))
     texts = [_cell(figures[key], width, form) for key, width, form in columns]
-    return f"{name:<16}{''.join(texts)}{_cell(figures['agreement'], 13, '.3g')}"
+    return f"{name:<16}{''.join(texts)}{_cell(figures['agreement'], 13, '.6g')}"
 
 
 def _cell(value: float | None, width: int, form: str) -> str:

@@ -22,14 +22,18 @@ from samplat.errors import InputError
 BUILDERS = {"vit_b": "build_sam_vit_b", "vit_l": "build_sam_vit_l", "vit_h": "build_sam_vit_h"}
 
 
-def load_official(checkout: Path, architecture: str, state: dict[str, Tensor]) -> Any:
-    """The official network with these weights, in evaluation mode.
+def check_checkout(folder: Path) -> None:
+    """Refuse a folder that holds something else.
 
     Raises:
         InputError: the folder is no checkout of segment-anything.
     """
-    if not (checkout / "segment_anything" / "build_sam.py").is_file():
-        raise InputError(f"expected a checkout of segment-anything, but {checkout} has none")
+    if not (folder / "segment_anything" / "build_sam.py").is_file():
+        raise InputError(f"expected a checkout of segment-anything, but {folder} is none")
+
+
+def load_official(checkout: Path, architecture: str, state: dict[str, Tensor]) -> Any:
+    """The official network with these weights, in evaluation mode."""
     if importlib.util.find_spec("torchvision") is None:
         _stand_in()
     sys.path.insert(0, str(checkout))

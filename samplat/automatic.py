@@ -20,6 +20,7 @@ from samplat.masks import (
     box_nms,
     concatenate,
     decode_rle,
+    encode_part,
     encode_rle,
     mask_box,
     remove_small_regions,
@@ -34,12 +35,17 @@ from samplat.prediction import (
     upscale_logits,
 )
 from samplat.prompts import Prompts
+from samplat.upscaling import Region, Upscaling, boxes_above
 
 CROP_EDGE_TOLERANCE = 20
 """A mask whose box comes this close, in pixels, to a crop's inner edge is taken as cut off."""
 
 NMS_ROWS = 256
 """Masks compared with all others at once: bounds memory."""
+
+CELL_MARGIN, CELL_NOISE = 0.02, 2.0
+"""How far a stability score at low resolution may be off: the second, divided by the area to
+the power of 3/4, is what counting whole cells, or larger pixels, along the edge does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,9 @@ class GridParameters:
     """Own points instead of `points_per_side`: (N, 2) x, y in 0..1 for each crop layer."""
     min_mask_region_area: int = 0
     """Holes and islands of fewer pixels are removed; 0 leaves them."""
+    exact: bool = False
+    """Filters look at every mask at the image's resolution, as in the reference generator. Without
+    it low resolution is enough where it leaves no doubt, and only what stays is upscaled."""
 
     def __post_init__(self) -> None:
         if (self.points_per_side is None) == (self.point_grids is None):
@@ -210,13 +219,17 @@ def _masks_of_embedding(
 ) -> MaskSet:
     height, width = embedding.original_size
     points = params.grid(layer) * np.array([width, height], np.float32)
-    found = concatenate(
-        [
-            _masks_of_drafts(model, embedding, drafts, sources, params)
-            for drafts, sources in _batches_of_drafts(model, embedding, points, params)
-        ]
-    )
-    return found.select(box_nms(_inclusive(found), found.predicted_iou, params.box_nms_thresh))
+    drafts = _batches_of_drafts(model, embedding, points, params)
+    if params.exact:
+        parts = [_masks_of_drafts(model, embedding, *each, params) for each in drafts]
+        found = concatenate(parts)
+        return found.select(box_nms(_inclusive(found), found.predicted_iou, params.box_nms_thresh))
+    upscaling, limit = Upscaling.of(model, embedding), params.pred_iou_thresh
+    candidates = [
+        _candidates(*finish_confident(model, embedding, some, limit), given, upscaling, params)
+        for some, given in drafts
+    ]
+    return _chosen(Candidates.joined(candidates), upscaling, params)
 
 
 def _batches_of_drafts(
@@ -282,6 +295,118 @@ def _masks_of_drafts(
         iou.cpu().numpy()[index],
         stability[kept].cpu().numpy(),
         points[index],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """N masks at the model's resolution that may pass all filters."""
+
+    logits: Tensor
+    """(N, h, w) on the image."""
+    predicted_iou: NDArray[np.float32]
+    """(N,)."""
+    points: NDArray[np.float32]
+    """(N, 2) where they come from."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Candidates]) -> Candidates:
+        """All of them, in order."""
+        arrays = ("predicted_iou", "points")
+        rest = {name: np.concatenate([getattr(p, name) for p in parts]) for name in arrays}
+        return cls(logits=torch.cat([p.logits for p in parts]), **rest)
+
+
+def _candidates(
+    logits: Tensor,
+    iou: Tensor,
+    rows: Tensor,
+    sources: NDArray[np.float32],
+    upscaling: Upscaling,
+    params: GridParameters,
+) -> Candidates:
+    """Of masks (n, h, w) from points `sources[rows]` those that may be stable enough."""
+    low = logits[:, : upscaling.cells[0], : upscaling.cells[1]]
+    stability = stability_score(low, params.stability_score_offset).double().cpu().numpy()
+    area = (low > -params.stability_score_offset).sum(dim=(1, 2)).cpu().numpy()
+    counted = area * min(1.0, upscaling.rows.scale * upscaling.columns.scale)
+    margin = CELL_MARGIN + CELL_NOISE * np.maximum(counted, 1) ** -0.75
+    kept = np.flatnonzero(stability >= params.stability_score_thresh - margin)
+    index = torch.from_numpy(kept).to(low.device)
+    return Candidates(
+        logits=low[index],
+        predicted_iou=iou[index].cpu().numpy(),
+        points=sources[rows[index].cpu().numpy()],
+    )
+
+
+def _chosen(found: Candidates, upscaling: Upscaling, params: GridParameters) -> MaskSet:
+    """Masks of the candidates that pass the filters, in order of predicted IoU.
+
+    A mask that is looked at in full and passes suppresses others, as in the reference. Where boxes
+    at low resolution show that beyond doubt, these others need not be looked at.
+    """
+    offset, limit = params.stability_score_offset, params.box_nms_thresh
+    reach = boxes_above(found.logits, min(0.0, -offset))
+    boxes = upscaling.pixels(boxes_above(found.logits, 0.0))
+    cell = np.array([upscaling.columns.scale, upscaling.rows.scale])
+    doubt = (cell / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).sum(axis=1)
+    extent = (reach[:, 2] - reach[:, 0]) * (reach[:, 3] - reach[:, 1])
+    alive, kept = extent > 0, []
+    masks: list[tuple[Region, tuple[int, int, int, int], float]] = []
+    for i in np.argsort(-found.predicted_iou, kind="stable"):
+        if not alive[i]:
+            continue
+        region = upscaling.region(found.logits[i], reach[i])
+        stability = float(stability_score(region.logits[None], offset)[0])
+        box = _box(region)
+        before = np.array([b for _, b, _ in masks], np.int64).reshape(-1, 4)
+        stable = stability >= params.stability_score_thresh and box[2] > box[0]
+        if stable and not (_overlaps(box, before) > limit).any():
+            kept.append(i)
+            masks.append((region, box, stability))
+            alive &= ~(_overlaps(box, boxes) > limit + doubt)
+    size = (len(upscaling.rows.first), len(upscaling.columns.first))
+    return _set_of_regions(masks, size, found, np.array(kept, np.int64))
+
+
+def _overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDArray[np.float32]:
+    """IoU of a box with others (N, 4), measured to the last pixel; NaN of two single pixels."""
+    last = np.array([0, 0, 1, 1])
+    one, others = np.array(box) - last, others - last
+    sides = np.minimum(one[2:], others[:, 2:]) - np.maximum(one[:2], others[:, :2])
+    shared = np.maximum(sides, 0).prod(axis=1).astype(np.float32)
+    union = np.prod(one[2:] - one[:2]) + np.prod(others[:, 2:] - others[:, :2], axis=1) - shared
+    with np.errstate(invalid="ignore"):
+        overlaps: NDArray[np.float32] = shared / union
+    return overlaps
+
+
+def _box(region: Region) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of the mask in a region; zeros if it is empty."""
+    x0, y0, x1, y1 = mask_box((region.logits > 0).cpu().numpy())
+    (y, x), empty = region.corner, x1 == 0
+    return (0, 0, 0, 0) if empty else (x0 + x, y0 + y, x1 + x, y1 + y)
+
+
+def _set_of_regions(
+    masks: Sequence[tuple[Region, tuple[int, int, int, int], float]],
+    size: tuple[int, int],
+    found: Candidates,
+    kept: NDArray[np.int64],
+) -> MaskSet:
+    """Of regions, boxes and stability scores of the candidates that were kept."""
+    parts = [((r.logits > 0).cpu().numpy(), r.corner) for r, _, _ in masks]
+    whole = np.array([0, 0, size[1], size[0]], np.int32)
+    return MaskSet(
+        size=size,
+        rles=tuple(encode_part(mask, corner, size) for mask, corner in parts),
+        boxes=np.array([box for _, box, _ in masks], np.float32).reshape(-1, 4),
+        areas=np.array([mask.sum() for mask, _ in parts], np.int64),
+        predicted_iou=found.predicted_iou[kept],
+        stability=np.array([stability for _, _, stability in masks], np.float32),
+        points=found.points[kept].astype(np.float32),
+        crop_boxes=np.tile(whole, (len(kept), 1)),
     )
 
 

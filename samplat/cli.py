@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from samplat.bench_command import bench
 from samplat.cache_commands import cache_app
 from samplat.errors import InputError, SamplatError
 from samplat.files import check_file
@@ -49,6 +50,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     app.command("predict")(predict)
+    app.command("bench")(bench)
     app.command("plugins")(list_plugins)
     app.add_typer(models_app, name="models")
     app.add_typer(cache_app, name="cache")

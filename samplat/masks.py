@@ -148,6 +148,28 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
     return counts
 
 
+def encode_part(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> bytes:
+    """Run-length counts of a mask (H, W) that is False outside of a part, for the part's cost.
+
+    Args:
+        mask: (h, w) the part.
+        corner: its first row and column.
+        size: H and W.
+    """
+    from pycocotools import mask as coco
+
+    (height, width), (y, x) = size, corner
+    columns = np.zeros((mask.shape[1], height), dtype=bool)
+    columns[:, y : y + mask.shape[0]] = mask.T
+    steps = np.diff(columns.ravel().view(np.int8), prepend=0, append=0)
+    edges = np.flatnonzero(steps) + x * height
+    counts = np.diff(edges, prepend=0, append=height * width)
+    counts = counts[:-1] if counts[-1] == 0 else counts
+    (encoded,) = coco.frPyObjects([{"size": list(size), "counts": counts.tolist()}], height, width)
+    rle: bytes = encoded["counts"]
+    return rle
+
+
 def decode_rle(rle: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask (H, W) of COCO compressed run-length counts."""
     from pycocotools import mask as coco

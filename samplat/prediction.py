@@ -246,11 +246,11 @@ def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor
     shape = [n * stride for n in used.shape[-2:]]
     with torch.inference_mode():
         enlarged = F.interpolate(used, shape, mode="bilinear", align_corners=False)
+        enlarged = enlarged[..., :rows, :columns]
+        if (rows, columns) == embedding.original_size:
+            return enlarged
         return F.interpolate(
-            enlarged[..., :rows, :columns],
-            embedding.original_size,
-            mode="bilinear",
-            align_corners=False,
+            enlarged, embedding.original_size, mode="bilinear", align_corners=False
         )
 
 

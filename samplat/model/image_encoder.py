@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samplat.model.common import LayerNorm2d, MLPBlock
+from samplat.model.positioned_attention import positioned_attention
 
 
 class ImageEncoderViT(nn.Module):
@@ -73,7 +74,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens: Tensor = self.proj(x)
-        return tokens.permute(0, 2, 3, 1)
+        # Rows of channels in memory: all that follows reads and writes them that way.
+        return tokens.permute(0, 2, 3, 1).contiguous()
 
 
 class Block(nn.Module):
@@ -102,40 +104,41 @@ class Block(nn.Module):
         return branch * kept / (1 - self.drop_path)
 
     def _attend(self, x: Tensor) -> Tensor:
-        if self.window_size == 0:
-            whole: Tensor = self.attn(x)
-            return whole
-        windows = partition_windows(x, self.window_size)
-        return join_windows(self.attn(windows), self.window_size, (x.shape[1], x.shape[2]))
+        attended: Tensor = self.attn(x, self.window_size)
+        return attended
 
 
 class Attention(nn.Module):
-    """Multi-head attention over (B, H, W, C) with decomposed relative positions.
-
-    The position term q·Rh + q·Rw is a dot product too: appending it to q, and one-hot rows to k,
-    folds it into one fused attention call without a bias matrix of (H·W)² entries.
-    """
+    """Multi-head attention over (B, H, W, C) with decomposed relative positions."""
 
     def __init__(self, dim: int, heads: int, size: int) -> None:
         super().__init__()
         self.heads = heads
-        self.scale = (dim // heads) ** -0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * size - 1, dim // heads))
 
-    def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
-        qkv = self.qkv(x).reshape(b, h * w, 3, self.heads, c // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        wide_q = torch.cat([q * self.scale, *self._position_terms(q, h, w)], dim=-1)
-        wide_k = torch.cat([k, one_hot_positions(h, w, k).expand(b, self.heads, -1, -1)], dim=-1)
-        wide_v = F.pad(v, (0, h + w))
-        out = F.scaled_dot_product_attention(wide_q, wide_k, wide_v, scale=1.0)
-        out = out[..., : c // self.heads].transpose(1, 2).reshape(b, h, w, c)
-        projected: Tensor = self.proj(out)
-        return projected
+    def forward(self, x: Tensor, window: int = 0) -> Tensor:
+        """Attend within windows of so many tokens a side, or everywhere if 0.
+
+        Windows reach beyond the picture, where tokens are 0 before the linear layer.
+        """
+        shape = (x.shape[1], x.shape[2])
+        qkv = self.qkv(x)
+        if not window:
+            projected: Tensor = self.proj(self._attend(qkv))
+            return projected
+        windows = partition_windows(qkv, window, self.qkv.bias)
+        joined: Tensor = self.proj(join_windows(self._attend(windows), window, shape))
+        return joined
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        b, h, w, c = (*qkv.shape[:3], qkv.shape[3] // 3)
+        parts = qkv.reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        out = positioned_attention(q, k, v, *self._position_terms(q, h, w))
+        return out.transpose(1, 2).reshape(b, h, w, c)
 
     def _position_terms(self, q: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         b, n, _, d = q.shape
@@ -143,13 +146,6 @@ class Attention(nn.Module):
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, relative_positions(self.rel_pos_h, h))
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, relative_positions(self.rel_pos_w, w))
         return rows.reshape(b, n, h * w, h), columns.reshape(b, n, h * w, w)
-
-
-def one_hot_positions(h: int, w: int, like: Tensor) -> Tensor:
-    """(h * w, h + w): row and column of each token as one-hot rows."""
-    eye_h = torch.eye(h, dtype=like.dtype, device=like.device).repeat_interleave(w, dim=0)
-    eye_w = torch.eye(w, dtype=like.dtype, device=like.device).repeat(h, 1)
-    return torch.cat([eye_h, eye_w], dim=-1)
 
 
 def relative_positions(table: Tensor, size: int) -> Tensor:
@@ -167,11 +163,22 @@ def relative_positions(table: Tensor, size: int) -> Tensor:
     return table[index[:, None] - index[None, :] + size - 1]
 
 
-def partition_windows(x: Tensor, size: int) -> Tensor:
-    """(B, H, W, C) to (B · windows, size, size, C), zero-padded at the bottom and right."""
+def partition_windows(x: Tensor, size: int, beyond: Tensor | None = None) -> Tensor:
+    """(B, H, W, C) to (B · windows, size, size, C), filled up at the bottom and right.
+
+    Args:
+        x: tokens.
+        size: of a window.
+        beyond: (C,) what fills up; 0 if not given.
+    """
     b, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % size, 0, -h % size))
-    x = x.view(b, x.shape[1] // size, size, x.shape[2] // size, size, c)
+    rows, columns = -(-h // size), -(-w // size)
+    if (rows * size, columns * size) != (h, w):
+        filling = x.new_zeros(c) if beyond is None else beyond.to(x.dtype)
+        padded = filling.expand(b, rows * size, columns * size, c).contiguous()
+        padded[:, :h, :w] = x
+        x = padded
+    x = x.view(b, rows, size, columns, size, c)
     return x.transpose(2, 3).reshape(-1, size, size, c)
 
 
@@ -180,4 +187,5 @@ def join_windows(windows: Tensor, size: int, shape: tuple[int, int]) -> Tensor:
     h, w = shape
     rows, columns = -(-h // size), -(-w // size)
     x = windows.view(-1, rows, columns, size, size, windows.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, rows * size, columns * size, windows.shape[-1])[:, :h, :w]
+    x = x.reshape(-1, rows * size, columns * size, windows.shape[-1])
+    return x[:, :h, :w].contiguous()

@@ -170,16 +170,15 @@ def draw(shared: SharedImage, asked: Asked, outputs: slice) -> Tensor:
         image: ImageRows = asked.image
         weights = shared.decoder.mask_weights(asked.tokens, outputs).to(shared.upscaled.dtype)
         wide = (image.rows @ upscaling(shared.decoder.upscaling[0])).to(weights.dtype)
-        count = len(shared.upscaled)
-        step = count if wide.is_cuda else max(64, STRIP // (wide.shape[2] * max(1, len(wide))))
-        strips = [
-            _drawn(shared, image, slice(i, min(i + step, count)), wide, weights)
-            for i in range(0, count, step)
-        ]
         h, w = shared.size
-        masks = torch.cat(strips, dim=1).view(-1, h, w, 2, 2, 2, 2, weights.shape[1])
-        shape = (len(weights), weights.shape[1], 4 * h, 4 * w)
-        return masks.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(shape)
+        masks = weights.new_empty(*weights.shape[:2], h, 2, 2, w, 2, 2)
+        rows = h if wide.is_cuda else max(1, STRIP // (wide.shape[2] * w * max(1, len(wide))))
+        for i in range(0, h, rows):
+            some = min(rows, h - i)
+            drawn = _drawn(shared, image, slice(i * w, (i + some) * w), wide, weights)
+            parts = drawn.view(len(masks), some, w, 2, 2, 2, 2, weights.shape[1])
+            masks[:, :, i : i + some] = parts.permute(0, 7, 1, 3, 5, 2, 4, 6)
+        return masks.view(*weights.shape[:2], 4 * h, 4 * w)
 
 
 def _drawn(

@@ -36,7 +36,7 @@ def test_help_imports_nothing_heavy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stderr.strip() == "[]"
-    for command in ("predict", "models", "plugins"):
+    for command in ("predict", "models", "plugins", "bench"):
         assert command in done.stdout
 
 
@@ -250,3 +250,31 @@ def test_a_bar_survives_several_stages(capsys: pytest.CaptureFixture[str]) -> No
         progress.message(f"{stage} [done]")
         progress.finish(stage)
     assert "tiles [done]" in capsys.readouterr().err
+
+
+def test_bench_tells_the_machine_and_every_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "speed.json"
+    arguments = ("--size", "64", "--points-per-side", "1", "--runs", "1", "--precision", "bf16")
+    status, out, _ = run("bench", *arguments, "--json", str(output), capsys=capsys)
+    assert status == 0
+    assert "samplat-tiny" in out
+    figures = json.loads(output.read_text())
+    assert set(figures["machine"]["teraflops"]) == {"fp32", "bf16"}
+    assert set(figures["rows"]) == {"encode", "prompt", "automatic", "tile"}
+    for row in figures["rows"].values():
+        assert row["seconds"] > 0
+        assert row["pixels_per_second"] == pytest.approx(64 * 64 / row["seconds"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--precision", "fp8"), ("--model", "no-such"), ("--json", "/no/such/folder/x")]
+)
+def test_bench_refuses_before_it_works(
+    arguments: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run("bench", *arguments, capsys=capsys)
+    assert status == 1
+    assert arguments[1].split("/")[-1] in err or "folder" in err
+    assert not out

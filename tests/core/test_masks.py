@@ -16,6 +16,7 @@ from samplat.masks import (
     decode_labels,
     decode_rle,
     encode_labels,
+    encode_part,
     encode_rle,
     mask_box,
     mask_set,
@@ -177,3 +178,12 @@ def test_small_regions() -> None:
     assert changed
     assert kept.sum() == 16
     assert not remove_small_regions(islands[:6], 4, "islands")[1]
+
+
+@given(masks, st.tuples(*[st.integers(0, 5)] * 4))
+def test_a_part_is_encoded_as_the_whole(
+    part: NDArray[np.bool_], margins: tuple[int, int, int, int]
+) -> None:
+    above, left, below, right = margins
+    whole = np.pad(part, ((above, below), (left, right)))
+    assert encode_part(part, (above, left), whole.shape) == encode_rle(whole)

@@ -1,0 +1,88 @@
+"""Parts of upscaled masks equal the same parts of whole ones."""
+
+import functools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import samplat
+from model.small import small_model
+from samplat.automatic import GridParameters, _candidates, _chosen, stability_score
+from samplat.masks import decode_rle, mask_box
+from samplat.prediction import upscale_logits
+from samplat.upscaling import Upscaling, boxes_above
+
+SIZES = st.integers(1, 200)
+
+
+@functools.cache
+def model(kind):
+    return small_model(kind)
+
+
+def blobs(seed, size):
+    """Logits with smooth edges: (1, h, w)."""
+    noise = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
+    return 4 * torch.nn.functional.interpolate(noise, size, mode="bicubic")[0] - 2
+
+
+@settings(deadline=None, max_examples=60)
+@given(kind=st.sampled_from(["vit", "conv"]), height=SIZES, width=SIZES, seed=st.integers(0, 99))
+def test_a_region_is_a_part_of_the_whole(kind, height, width, seed):
+    sam = model(kind).sam
+    embedding = samplat.embed(model(kind), np.zeros((height, width, 3), np.uint8))
+    logits = blobs(seed, sam.mask_input_size)
+    whole = upscale_logits(model(kind), embedding, logits[:, None])[0, 0]
+    upscaling = Upscaling.of(model(kind), embedding)
+    low = logits[:, : upscaling.cells[0], : upscaling.cells[1]]
+    box = boxes_above(low, -1.0)[0]
+    if box[2] == 0:
+        assert not (whole > -1).any()
+        return
+    region = upscaling.region(low[0], tuple(box))
+    (y, x), (h, w) = region.corner, region.logits.shape
+    torch.testing.assert_close(region.logits, whole[y : y + h, x : x + w], atol=1e-4, rtol=1e-4)
+    outside = whole.clone()
+    outside[y : y + h, x : x + w] = -torch.inf
+    assert not (outside > -1 + 1e-4).any()
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), count=st.integers(0, 6), shape=st.tuples(SIZES, SIZES))
+def test_filters_at_low_resolution_decide_as_at_full(seed, count, shape):
+    """But for scores right at the threshold, which may round either way."""
+    vit = model("vit")
+    embedding = samplat.embed(vit, np.zeros((*shape, 3), np.uint8))
+    parts = [blobs(seed + i, vit.sam.mask_input_size) for i in range(count)]
+    logits = torch.cat([torch.zeros(0, *vit.sam.mask_input_size), *parts])
+    iou, points = torch.linspace(1, 0.5, count), np.zeros((count, 2), np.float32)
+    params = GridParameters(stability_score_thresh=0.7, box_nms_thresh=1.0)
+    upscaling = Upscaling.of(vit, embedding)
+    found = _candidates(logits, iou, torch.arange(count), points, upscaling, params)
+    chosen = _chosen(found, upscaling, params)
+    whole = upscale_logits(vit, embedding, logits[:, None])[:, 0]
+    scores = stability_score(whole, 1.0)
+    there = whole.flatten(1).gt(0).any(dim=1)
+    sure = [i for i in range(count) if there[i] and abs(float(scores[i]) - 0.7) > 0.02]
+    expected = {float(iou[i]) for i in sure if scores[i] >= 0.7}
+    got = dict(zip(map(float, chosen.predicted_iou), range(len(chosen)), strict=True))
+    assert expected <= set(got)
+    assert not {float(iou[i]) for i in sure if scores[i] < 0.7} & set(got)
+    for i in sure:
+        if (k := got.get(float(iou[i]))) is not None:
+            mask = decode_rle(chosen.rles[k], shape)
+            differing = mask != (whole[i] > 0).numpy()
+            assert not (differing & (whole[i].abs() > 1e-4).numpy()).any()
+            assert tuple(chosen.boxes[k]) == mask_box(mask)
+            assert chosen.areas[k] == mask.sum()
+            assert chosen.stability[k] == pytest.approx(float(scores[i]), abs=1e-3)
+
+
+def test_boxes_above():
+    logits = torch.full((3, 5, 7), -1.0)
+    logits[0, 1:3, 2:6] = 1
+    logits[1, 4, 6] = 1
+    assert boxes_above(logits, 0.0).tolist() == [[1, 2, 3, 6], [4, 6, 5, 7], [0, 0, 0, 0]]
