@@ -35,7 +35,7 @@ from samplat.prediction import (
     upscale_logits,
 )
 from samplat.prompts import Prompts
-from samplat.upscaling import Region, Upscaling, boxes_above
+from samplat.upscaling import Upscaling, boxes_above
 
 CROP_EDGE_TOLERANCE = 20
 """A mask whose box comes this close, in pixels, to a crop's inner edge is taken as cut off."""
@@ -340,6 +340,20 @@ def _candidates(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A mask that passed at the image's resolution."""
+
+    rle: bytes
+    """Its run lengths, as of `MaskSet`."""
+    box: tuple[int, int, int, int]
+    """x0, y0, x1, y1, half-open."""
+    area: int
+    """In pixels."""
+    stability: float
+    """Stability score."""
+
+
 def _chosen(found: Candidates, upscaling: Upscaling, params: GridParameters) -> MaskSet:
     """Masks of the candidates that pass the filters, in order of predicted IoU.
 
@@ -352,22 +366,26 @@ def _chosen(found: Candidates, upscaling: Upscaling, params: GridParameters) -> 
     cell = np.array([upscaling.columns.scale, upscaling.rows.scale])
     doubt = (cell / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).sum(axis=1)
     extent = (reach[:, 2] - reach[:, 0]) * (reach[:, 3] - reach[:, 1])
-    alive, kept = extent > 0, []
-    masks: list[tuple[Region, tuple[int, int, int, int], float]] = []
+    size = (len(upscaling.rows.first), len(upscaling.columns.first))
+    alive = extent > 0
+    kept: list[int] = []
+    masks: list[Looked] = []
     for i in np.argsort(-found.predicted_iou, kind="stable"):
         if not alive[i]:
             continue
         region = upscaling.region(found.logits[i], reach[i])
         stability = float(stability_score(region.logits[None], offset)[0])
-        box = _box(region)
-        before = np.array([b for _, b, _ in masks], np.int64).reshape(-1, 4)
+        mask = (region.logits > 0).cpu().numpy()
+        box = _box(mask, region.corner)
+        before = np.array([m.box for m in masks], np.int64).reshape(-1, 4)
         stable = stability >= params.stability_score_thresh and box[2] > box[0]
         if stable and not (_overlaps(box, before) > limit).any():
-            kept.append(i)
-            masks.append((region, box, stability))
+            # Encoded at once: a whole image of logits for each mask would fill the memory.
+            rle = encode_part(mask, region.corner, size)
+            kept.append(int(i))
+            masks.append(Looked(rle=rle, box=box, area=int(mask.sum()), stability=stability))
             alive &= ~(_overlaps(box, boxes) > limit + doubt)
-    size = (len(upscaling.rows.first), len(upscaling.columns.first))
-    return _set_of_regions(masks, size, found, np.array(kept, np.int64))
+    return _set_of_looked(masks, size, found.predicted_iou[kept], found.points[kept])
 
 
 def _overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -382,31 +400,29 @@ def _overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDAr
     return overlaps
 
 
-def _box(region: Region) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of the mask in a region; zeros if it is empty."""
-    x0, y0, x1, y1 = mask_box((region.logits > 0).cpu().numpy())
-    (y, x), empty = region.corner, x1 == 0
+def _box(mask: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of a part of a mask at a corner y, x; zeros if it is empty."""
+    x0, y0, x1, y1 = mask_box(mask)
+    (y, x), empty = corner, x1 == 0
     return (0, 0, 0, 0) if empty else (x0 + x, y0 + y, x1 + x, y1 + y)
 
 
-def _set_of_regions(
-    masks: Sequence[tuple[Region, tuple[int, int, int, int], float]],
+def _set_of_looked(
+    masks: Sequence[Looked],
     size: tuple[int, int],
-    found: Candidates,
-    kept: NDArray[np.int64],
+    predicted_iou: NDArray[np.float32],
+    points: NDArray[np.float32],
 ) -> MaskSet:
-    """Of regions, boxes and stability scores of the candidates that were kept."""
-    parts = [((r.logits > 0).cpu().numpy(), r.corner) for r, _, _ in masks]
     whole = np.array([0, 0, size[1], size[0]], np.int32)
     return MaskSet(
         size=size,
-        rles=tuple(encode_part(mask, corner, size) for mask, corner in parts),
-        boxes=np.array([box for _, box, _ in masks], np.float32).reshape(-1, 4),
-        areas=np.array([mask.sum() for mask, _ in parts], np.int64),
-        predicted_iou=found.predicted_iou[kept],
-        stability=np.array([stability for _, _, stability in masks], np.float32),
-        points=found.points[kept].astype(np.float32),
-        crop_boxes=np.tile(whole, (len(kept), 1)),
+        rles=tuple(m.rle for m in masks),
+        boxes=np.array([m.box for m in masks], np.float32).reshape(-1, 4),
+        areas=np.array([m.area for m in masks], np.int64),
+        predicted_iou=predicted_iou,
+        stability=np.array([m.stability for m in masks], np.float32),
+        points=points.astype(np.float32),
+        crop_boxes=np.tile(whole, (len(masks), 1)),
     )
 
 
