@@ -10,12 +10,14 @@ before, which is where a small network is weak.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from samplat.model import cut_steps
 
 CONTEXT = 2.0
 """Size of what is known of the background, relative to the window."""
@@ -94,7 +96,7 @@ def cut_in_turns(
     """The object (N, 1, n, n) after mixtures and cuts in turns, and the last mixtures."""
     chosen, mixtures = looks.start * looks.possible * looks.known, None
     costs = cut_costs(looks, (gamma,))
-    duals = [torch.zeros_like(each) for each in costs]
+    duals = torch.zeros_like(costs)
     for _ in range(rounds):
         mixtures = mixtures_of(looks, chosen, mixtures)
         chosen = relaxed_cut(cell_costs(looks, mixtures), costs, chosen, duals, steps)
@@ -108,7 +110,7 @@ def fine_cuts(
     start = F.interpolate(rough, scale_factor=2.0)
     cost, start = (part.repeat_interleave(len(gammas), dim=0) for part in (cost, start))
     costs = cut_costs(looks, gammas)
-    duals = [torch.zeros_like(each) for each in costs]
+    duals = torch.zeros_like(costs)
     cuts = relaxed_cut(cost, costs, start, duals, steps)
     return cuts.reshape(len(looks.known), len(gammas), *cost.shape[2:])
 
@@ -216,48 +218,64 @@ def cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
     return torch.where(looks.possible * looks.known > 0.5, cost, FIXED)
 
 
-def cut_costs(looks: Looks, gammas: Sequence[float]) -> list[Tensor]:
-    """Of separating neighbours, (N * gammas, 1, h, w) for each kind: less where colours differ."""
-    differences, counted = [], []
-    for offset in NEIGHBOURS:
-        after, before = _pairs(looks.colours, offset)
-        differences.append((after - before).square().sum(dim=1, keepdim=True))
-        after, before = _pairs(looks.known, offset)
-        counted.append(after * before)
-    pairs, weights = (torch.cat([d.flatten(1) for d in s], dim=1) for s in (differences, counted))
-    mean = (pairs * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
-    scale = 2 * mean[:, None, None, None] + 1e-6
-    costs = []
-    for offset, difference in zip(NEIGHBOURS, differences, strict=True):
-        near = torch.exp(-difference / scale) / sum(abs(n) for n in offset) ** 0.5
-        costs.append(torch.stack([gamma * near for gamma in gammas], dim=1).flatten(0, 1))
-    return costs
+def cut_costs(looks: Looks, gammas: Sequence[float]) -> Tensor:
+    """Of separating neighbours, (N * gammas, NEIGHBOURS, h, w): less where colours differ.
 
-
-def _pairs(maps: Tensor, offset: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Views of maps (..., h, w): of all cells that have such a neighbour, that one and the cell."""
-    (down, right), (height, width) = offset, maps.shape[-2:]
-    after = maps[..., down:, max(right, 0) : width + min(right, 0)]
-    return after, maps[..., : height - down, max(-right, 0) : width - max(right, 0)]
-
-
-def relaxed_cut(
-    cost: Tensor, limits: list[Tensor], start: Tensor, duals: list[Tensor], steps: int
-) -> Tensor:
-    """Values in 0 to 1, (N, 1, n, n): the sum of cost * u and of limit * |u - u'| is least.
-
-    It goes on from the values `start` and from `duals`, which are changed in place.
+    Each stands at the earlier of the two cells; it is 0 where there is no later one.
     """
+    size = looks.known.shape[2:]
+    differences = torch.cat(
+        [
+            (later - looks.colours).square().sum(dim=1, keepdim=True)
+            for later in _later(looks.colours)
+        ],
+        dim=1,
+    )
+    both = torch.cat([later * looks.known for later in _later(looks.known)], dim=1)
+    exists = torch.cat(list(_later(looks.known.new_ones(1, 1, *size))), dim=1)
+    mean = (differences * both).sum(dim=(1, 2, 3)) / both.sum(dim=(1, 2, 3)).clamp_min(1)
+    scale = 2 * mean[:, None, None, None] + 1e-6
+    length = differences.new_tensor([sum(map(abs, offset)) ** 0.5 for offset in NEIGHBOURS])
+    near = torch.exp(-differences / scale) * exists / length[:, None, None]
+    return (near[:, None] * near.new_tensor(gammas)[:, None, None, None]).flatten(0, 1)
+
+
+def _later(maps: Tensor) -> Iterator[Tensor]:
+    """Of each kind of neighbours the later one at the earlier one's place, (N, C, h, w), else 0."""
+    height, width = maps.shape[2:]
+    wide = F.pad(maps, (1, 1, 0, 1))
+    for down, right in NEIGHBOURS:
+        yield wide[..., down : down + height, 1 + right : 1 + right + width]
+
+
+def relaxed_cut(cost: Tensor, limits: Tensor, start: Tensor, duals: Tensor, steps: int) -> Tensor:
+    """Values in 0 to 1, (N, 1, h, w): the sum of cost * u and of limit * |u - u'| is least.
+
+    It goes on from the values `start` and from `duals`, which are changed in place. `limits` and
+    they are as `cut_costs` gives them.
+    """
+    if cost.device.type == "cpu":
+        return cut_steps.relaxed_cut(
+            cost, limits, start, duals, steps, (PACE * DUAL, PRIMAL / PACE)
+        )
+    return relaxed_cut_by_maps(cost, limits, start, duals, steps)
+
+
+def relaxed_cut_by_maps(
+    cost: Tensor, limits: Tensor, start: Tensor, duals: Tensor, steps: int
+) -> Tensor:
+    """The same as operations on whole maps, on any device."""
+    height, width = cost.shape[2:]
     chosen, lead = start, start
+    wide = duals.new_empty(len(duals), 1, height + 1, width + 2)
     for _ in range(steps):
-        slope = cost.clone()
-        for offset, most, dual in zip(NEIGHBOURS, limits, duals, strict=True):
-            after, before = _pairs(lead, offset)
-            dual.add_(after - before, alpha=PACE * DUAL)
-            torch.minimum(torch.maximum(dual, -most, out=dual), most, out=dual)
-            after, before = _pairs(slope, offset)
-            after.add_(dual)
-            before.sub_(dual)
+        duals.add_(torch.cat(list(_later(lead)), dim=1) - lead, alpha=PACE * DUAL)
+        torch.clamp(duals, -limits, limits, out=duals)
+        wide.zero_()
+        for k, (down, right) in enumerate(NEIGHBOURS):
+            later = wide[..., down : down + height, 1 + right : 1 + right + width]
+            later += duals[:, k : k + 1]
+        slope = cost - duals.sum(dim=1, keepdim=True) + wide[..., :height, 1 : 1 + width]
         following = (chosen - PRIMAL / PACE * slope).clamp_(0, 1)
         chosen, lead = following, 2 * following - chosen
     return chosen

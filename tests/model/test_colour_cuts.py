@@ -17,10 +17,10 @@ from samplat.model.colour_cuts import (
     Looks,
     Mixture,
     _clusters,
-    _pairs,
     colour_cuts,
     cut_costs,
     relaxed_cut,
+    relaxed_cut_by_maps,
 )
 
 N = 32
@@ -143,11 +143,18 @@ def test_clusters_tell_colours_apart():
     assert len(set(clusters[:, 0].tolist())) == COMPONENTS
 
 
+def pairs(maps, offset):
+    """Of all cells that have such a neighbour, the neighbours and the cells (..., h', w')."""
+    (down, right), (height, width) = offset, maps.shape[-2:]
+    after = maps[..., down:, max(right, 0) : width + min(right, 0)]
+    return after, maps[..., : height - down, max(-right, 0) : width - max(right, 0)]
+
+
 def energy(cost, cut_costs, chosen):
     total = float((cost * chosen).sum())
     for offset, each in zip(NEIGHBOURS, cut_costs, strict=True):
-        after, before = _pairs(chosen, offset)
-        total += float((_pairs(each, offset)[1] * (after - before).abs()).sum())
+        after, before = pairs(chosen, offset)
+        total += float((pairs(each, offset)[1] * (after - before).abs()).sum())
     return total
 
 
@@ -161,8 +168,8 @@ def least_energy(cost, cut_costs):
     columns = [np.where(flat < 0, number.ravel(), sink)]
     capacity = [np.abs(flat)]
     for offset, each in zip(NEIGHBOURS, cut_costs, strict=True):
-        after, before = (p.numpy().ravel() for p in _pairs(torch.from_numpy(number), offset))
-        most = np.rint(_pairs(each, offset)[1].numpy().ravel()).astype(int)
+        after, before = (p.numpy().ravel() for p in pairs(torch.from_numpy(number), offset))
+        most = np.rint(pairs(each, offset)[1].numpy().ravel()).astype(int)
         rows += [after, before]
         columns += [before, after]
         capacity += [most, most]
@@ -180,30 +187,60 @@ def test_a_relaxed_cut_at_any_threshold_is_a_least_cut(seed, gamma):
     rng = torch.Generator().manual_seed(seed)
     cost = (20 * torch.randn(1, 1, 8, 8, generator=rng)).round()
     costs = [(gamma * torch.rand(1, 1, 8, 8, generator=rng)).round() for _ in NEIGHBOURS]
-    inner = [_inner(each, offset) for each, offset in zip(costs, NEIGHBOURS, strict=True)]
-    duals = [torch.zeros_like(each) for each in inner]
-    chosen = relaxed_cut(cost, inner, torch.ones_like(cost), duals, 4000)
+    limits = torch.cat(
+        [placed(each, offset) for each, offset in zip(costs, NEIGHBOURS, strict=True)], 1
+    )
+    chosen = relaxed_cut(cost, limits, torch.ones_like(cost), torch.zeros_like(limits), 4000)
     best = least_energy(cost, costs)
     for threshold in (0.1, 0.5, 0.9):
         cut = (chosen > threshold).float()
         assert energy(cost, costs, cut) == pytest.approx(best, abs=0.02 * abs(best) + 1)
 
 
-def _inner(cost, offset):
-    """What belongs to each pair, (1, 1, h', w'), as `cut_costs` gives it."""
-    return _pairs(cost, offset)[1].contiguous()
+def placed(cost, offset):
+    """With 0 where there is no later neighbour, as `cut_costs` gives it."""
+    limit = torch.zeros_like(cost)
+    pairs(limit, offset)[1].copy_(pairs(cost, offset)[1])
+    return limit
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 21), st.integers(1, 21))
+def test_compiled_steps_are_those_on_whole_maps(seed, count, height, width):
+    """In two goes: the second takes up the first one's duals."""
+    rng = torch.Generator().manual_seed(seed)
+    cost = 10 * torch.randn(count, 1, height, width, generator=rng)
+    start = torch.rand(count, 1, height, width, generator=rng)
+    every = (8 * torch.rand(count, 1, height, width, generator=rng) for _ in NEIGHBOURS)
+    limits = torch.cat([placed(e, o) for e, o in zip(every, NEIGHBOURS, strict=True)], 1)
+    results = []
+    for cut in (relaxed_cut, relaxed_cut_by_maps):
+        duals, chosen = torch.zeros_like(limits), start
+        for _ in range(2):
+            chosen = cut(cost, limits, chosen, duals, 15)
+        results.append((chosen, duals))
+    assert relaxed_cut is not relaxed_cut_by_maps
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_it_costs_least_to_cut_where_colours_differ():
     colours, context, _ = noisy(slice(8, 24), slice(8, 24))
     looks = whole(colours, context, box(2, 2, 30, 30))
-    right = cut_costs(looks, (1.0, 3.0))[0]
-    assert right.shape == (2, 1, N, N - 1)
-    assert torch.allclose(right[1], 3 * right[0])
+    costs = cut_costs(looks, (1.0, 3.0))
+    assert costs.shape == (2, len(NEIGHBOURS), N, N)
+    assert torch.allclose(costs[1], 3 * costs[0])
+    assert (
+        costs[0]
+        == torch.cat(
+            [placed(c[None], o) for c, o in zip(costs[0][:, None], NEIGHBOURS, strict=True)]
+        )[:, 0]
+    ).all()
+    right = costs[:, 0, :, :-1]
     across = colours.diff(dim=3).square().sum(dim=1)[0]
     mean = [
-        (a - b).square().sum(dim=1).flatten() for a, b in (_pairs(colours, o) for o in NEIGHBOURS)
+        (a - b).square().sum(dim=1).flatten() for a, b in (pairs(colours, o) for o in NEIGHBOURS)
     ]
     expected = torch.exp(-across / (2 * torch.cat(mean).mean()))
-    assert torch.allclose(right[0, 0], expected, atol=1e-5)
-    assert right[0, 0, 10:20, 7].mean() < 0.2 * right[0, 0, 10:20, 10].mean()
+    assert torch.allclose(right[0], expected, atol=1e-5)
+    assert right[0, 10:20, 7].mean() < 0.2 * right[0, 10:20, 10].mean()
