@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from samplat import downloads
 from samplat.dialects import check_complete, fit_positions, recognise, to_official
 from samplat.errors import CheckpointError, InputError
-from samplat.precision import resolved
+from samplat.precision import dtype_of, resolved
 from samplat.user_models import model_file, model_files
 from samplat.weight_files import read_head, read_metadata, read_weights, write_weights
 
@@ -77,6 +77,18 @@ class Model:
     """Where the network lives."""
     grid_defaults: Mapping[str, float] = field(default_factory=dict)
     """Defaults of `generate_masks` that suit this model better than the paper's."""
+    network: Sam = field(init=False, repr=False, compare=False)
+    """What `embed` and `predict` run: `sam`, or, where that normalises over batches, a copy made
+    faster for them; see `samplat.model.fused`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "network", _as_run(self.sam, self.precision))
+
+
+def _as_run(sam: Sam, precision: str) -> Sam:
+    from samplat.model.fused import can_be_fused, fused
+
+    return fused(sam, dtype_of(precision)) if can_be_fused(sam) else sam
 
 
 def registry() -> dict[str, ModelSpec]:

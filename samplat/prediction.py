@@ -63,7 +63,7 @@ def embed(model: Model, image: NDArray[Any]) -> Embedding:
     pixels = as_uint8(image)
     height, width = model.sam.input_shape(*pixels.shape[:2])
     with torch.inference_mode(), autocast(model.precision, model.device):
-        features = model.sam.encode(resized(pixels, (height, width)).to(model.device))
+        features = model.network.encode(resized(pixels, (height, width)).to(model.device))
     return Embedding(
         features=tuple(f.float() for f in features),
         input_size=(height, width),
@@ -126,7 +126,7 @@ def decode(
     """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32."""
     image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
     with torch.inference_mode(), autocast(model.precision, model.device):
-        logits, iou = model.sam.decode(
+        logits, iou = model.network.decode(
             image.features, **placed, outputs=outputs, shared=image.shared
         )
     return logits.float(), iou.float()
@@ -182,10 +182,10 @@ def _draft_chunk(
     image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
     least = threshold - (DRAFT_MARGIN if model.sam.mask_refiner is not None else 0.0)
     with torch.inference_mode(), autocast(model.precision, model.device):
-        asked, given = model.sam.ask(image.features, **placed, shared=image.shared)
+        asked, given = model.network.ask(image.features, **placed, shared=image.shared)
         # The scores are there before the masks, which are most of the work.
         good = (asked.iou[:, MULTIMASK] > least).any(dim=1).nonzero()[:, 0]
-        drawn = model.sam.draw(image.features, asked.select(good), MULTIMASK, image.shared)
+        drawn = model.network.draw(image.features, asked.select(good), MULTIMASK, image.shared)
         row, mask = (drawn.iou > least).nonzero(as_tuple=True)
         return Drafts(
             draft=Draft(*(part[row, mask][:, None] for part in drawn)),
@@ -207,7 +207,7 @@ def finish_confident(
     with torch.inference_mode(), autocast(model.precision, model.device):
         for i in range(0, max(1, len(drafts)), _chunk(model)):
             some = drafts.select(slice(i, i + _chunk(model)))
-            logits, iou = model.sam.finish(features, some.draft, some.prompts, last=False)
+            logits, iou = model.network.finish(features, some.draft, some.prompts, last=False)
             kept = iou[:, 0] > threshold
             parts.append((logits[kept, 0].float(), iou[kept, 0].float(), some.rows[kept]))
     logits, iou, rows = (torch.cat(each) for each in zip(*parts, strict=True))

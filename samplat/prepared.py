@@ -37,7 +37,7 @@ class Prepared:
 @dataclass(frozen=True)
 class _Entry:
     embedding: ReferenceType[Embedding]
-    sam: ReferenceType[Sam]
+    network: ReferenceType[Sam]
     prepared: Prepared
 
 
@@ -47,16 +47,16 @@ _lock = threading.Lock()
 
 def prepared(model: Model, embedding: Embedding) -> Prepared:
     """An embedding ready for prompts of a model, from memory if it was among the latest."""
-    key = (id(embedding), id(model.sam), model.precision)
+    key = (id(embedding), id(model.network), model.precision)
     with _lock:
         entry = _entries.get(key)
         # An object that is gone may have left its id to another one.
-        if entry and entry.embedding() is embedding and entry.sam() is model.sam:
+        if entry and entry.embedding() is embedding and entry.network() is model.network:
             _entries.move_to_end(key)
             return entry.prepared
     made = _prepare(model, embedding)
     with _lock:
-        _entries[key] = _Entry(ref(embedding, lambda _: _forget(key)), ref(model.sam), made)
+        _entries[key] = _Entry(ref(embedding, lambda _: _forget(key)), ref(model.network), made)
         while len(_entries) > KEPT:
             _entries.popitem(last=False)
     return made
@@ -72,4 +72,4 @@ def _prepare(model: Model, embedding: Embedding) -> Prepared:
     dtype = dtype_of(model.precision)
     with torch.inference_mode():
         features = tuple(f.to(model.device, dtype) for f in embedding.features)
-        return Prepared(features=features, shared=model.sam.share(features))
+        return Prepared(features=features, shared=model.network.share(features))

@@ -44,6 +44,10 @@ FIXED = 1e3
 """Cost of a cell's other side where the prompt leaves no choice."""
 PACE, PRIMAL, DUAL = 20.0, 0.125, 0.5
 """The primal-dual steps: PRIMAL x DUAL is one over the squared norm of the differences, 16."""
+PRODUCTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
+"""Pairs of channels."""
+SQUARE = [[PRODUCTS.index((min(i, j), max(i, j))) for j in range(3)] for i in range(3)]
+"""Their numbers as a matrix."""
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 """Rows and columns to the four of a cell's eight neighbours that come after it."""
 
@@ -76,9 +80,8 @@ def colour_cuts(looks: Looks) -> Tensor:
     """Evidence and two cuts (N, CUTS, n, n), each about -1 (background) to 1 (object), fp32."""
     with torch.autocast(looks.colours.device.type, enabled=False):
         looks = looks.changed(Tensor.float)
-        rough = halved(looks)
-        chosen, mixtures = cut_in_turns(rough, ROUNDS - 1, ROUGH_GAMMA, ROUGH_STEPS)
-        cost = cell_costs(looks, mixtures_of(rough, chosen, mixtures))
+        chosen, mixtures = cut_in_turns(halved(looks), ROUNDS - 1, ROUGH_GAMMA, ROUGH_STEPS)
+        cost = cell_costs(looks, terms_of(looks.colours), mixtures)
         cuts = fine_cuts(looks, cost, chosen, GAMMAS, STEPS)
         evidence = (-cost / EVIDENCE).clamp(-1, 1)
         return torch.cat([evidence, 2 * cuts - 1], dim=1)
@@ -90,17 +93,16 @@ def halved(looks: Looks) -> Looks:
     return half._replace(context=looks.context, known_context=looks.known_context)
 
 
-def cut_in_turns(
-    looks: Looks, rounds: int, gamma: float, steps: int
-) -> tuple[Tensor, tuple[Mixture, Mixture] | None]:
-    """The object (N, 1, n, n) after mixtures and cuts in turns, and the last mixtures."""
+def cut_in_turns(looks: Looks, rounds: int, gamma: float, steps: int) -> tuple[Tensor, Mixtures]:
+    """The object (N, 1, n, n) after mixtures and cuts in turns, and its and the rest's mixtures."""
+    seen = Seen.of(looks)
     chosen, mixtures = looks.start * looks.possible * looks.known, None
     costs = cut_costs(looks, (gamma,))
     duals = torch.zeros_like(costs)
     for _ in range(rounds):
-        mixtures = mixtures_of(looks, chosen, mixtures)
-        chosen = relaxed_cut(cell_costs(looks, mixtures), costs, chosen, duals, steps)
-    return chosen, mixtures
+        mixtures = mixtures_of(seen, seen.weights(looks, chosen), mixtures)
+        chosen = relaxed_cut(cell_costs(looks, seen.terms, mixtures), costs, chosen, duals, steps)
+    return chosen, mixtures_of(seen, seen.weights(looks, chosen), mixtures)
 
 
 def fine_cuts(
@@ -115,105 +117,128 @@ def fine_cuts(
     return cuts.reshape(len(looks.known), len(gammas), *cost.shape[2:])
 
 
-class Mixture(NamedTuple):
-    """K Gaussians of each of N."""
+class Seen(NamedTuple):
+    """P colours of each of N windows as mixtures need them: all they ask is linear in these."""
 
-    share: Tensor
-    """(N, K)."""
-    mean: Tensor
-    """(N, K, 3)."""
-    precision: Tensor
-    """(N, K, 3, 3)."""
+    terms: Tensor
+    """(N, TERMS, P): 1, the three channels, and the six products of two of them."""
+    around: Tensor
+    """(N, Q): what those of the surroundings count, the last ones."""
 
     @classmethod
-    def of(cls, colours: Tensor, weight: Tensor, members: Tensor) -> Mixture:
-        """Of colours (N, P, 3) that weigh (N, P) and belong to components (N, P, K)."""
-        rows = (members * weight[..., None]).transpose(1, 2)
-        count = rows.sum(dim=2, keepdim=True) + 1e-4
-        mean = rows @ colours / count
-        square = (rows @ _products(colours) / count).reshape(*mean.shape, 3)
-        own = torch.eye(3, device=colours.device) * VARIANCE
-        covariance = square - mean[..., :, None] * mean[..., None, :] + own
-        share = (count / count.sum(dim=1, keepdim=True))[..., 0]
-        return cls(share, mean, torch.linalg.inv(covariance))
+    def of(cls, looks: Looks) -> Seen:
+        """Of all cells of windows and, if known, of their surroundings."""
+        terms = terms_of(looks.colours)
+        if looks.context is None or looks.known_context is None:
+            return cls(terms, looks.known.new_zeros(len(terms), 0))
+        n = looks.context.shape[-1]
+        place = ((torch.arange(n, device=terms.device) + 0.5) * 2 / n - 1).abs()
+        ring = (place[:, None] * CONTEXT > 1) | (place * CONTEXT > 1)
+        around = (looks.known_context * ring).flatten(1) * CONTEXT**2
+        return cls(torch.cat([terms, terms_of(looks.context)], dim=2), around)
 
-    def log_densities(self, colours: Tensor) -> Tensor:
-        """(N, P, K) of colours (N, P, 3), each with its component's share, up to a constant."""
-        turned = (self.precision @ self.mean[..., None])[..., 0]
-        constant = (turned * self.mean).sum(dim=2)
-        distance = (
-            _products(colours) @ self.precision.flatten(2).transpose(1, 2)
-            - 2 * colours @ turned.transpose(1, 2)
-            + constant[:, None]
-        )
-        scale = torch.logdet(self.precision) / 2 + self.share.log()
-        return scale[:, None] - distance.clamp_min(0) / 2
+    def weights(self, looks: Looks, chosen: Tensor) -> Tensor:
+        """What each colour counts for object and background, (N, 2, P), as chosen (N, 1, n, n)."""
+        inside = ((chosen > 0.5) * looks.known).flatten(1)
+        outside = looks.known.flatten(1) - inside
+        both = torch.stack([inside, outside], dim=1)
+        nowhere = torch.zeros_like(self.around)
+        return torch.cat([both, torch.stack([nowhere, self.around], dim=1)], dim=2)
 
 
-def mixtures_of(
-    looks: Looks, chosen: Tensor, before: tuple[Mixture, Mixture] | None
-) -> tuple[Mixture, Mixture]:
-    """Of object and background as chosen (N, 1, n, n), going on from those before."""
-    colours, around = _surrounded(looks)
-    inside = ((chosen > 0.5) * looks.known).flatten(1)
-    outside = looks.known.flatten(1) - inside
-    weights = (
-        torch.cat([inside, torch.zeros_like(around)], dim=1),
-        torch.cat([outside, around], dim=1),
-    )
+def terms_of(colours: Tensor) -> Tensor:
+    """(N, TERMS, P) of colours (N, 3, h, w).
+
+    In fp64 where there is such a thing: variances are differences of large sums, and what a window
+    looks like must not depend on how many others are cut beside it.
+    """
+    flat = colours.flatten(2).to(torch.float32 if colours.device.type == "mps" else torch.float64)
+    products = torch.stack([flat[:, i] * flat[:, j] for i, j in PRODUCTS], dim=1)
+    return torch.cat([torch.ones_like(flat[:, :1]), flat, products], dim=1)
+
+
+class Mixtures(NamedTuple):
+    """Two mixtures of K Gaussians for each of N windows: object first, background second."""
+
+    coefficients: Tensor
+    """(N, 2 K, TERMS): of each component's log-density, with its share, up to a constant."""
+
+    @classmethod
+    def of(cls, terms: Tensor, members: Tensor) -> Mixtures:
+        """Of colours (N, TERMS, P) that belong to components (N, 2, K, P) by weights."""
+        moments = members.flatten(1, 2).to(terms.dtype) @ terms.mT
+        count = moments[..., :1] + 1e-4
+        mean, square = moments[..., 1:4] / count, moments[..., 4:] / count
+        own = torch.eye(3, dtype=terms.dtype, device=terms.device) * VARIANCE
+        rows = [torch.stack([square[..., k] for k in row], dim=-1) for row in SQUARE]
+        covariance = torch.stack(rows, dim=-2) - mean[..., :, None] * mean[..., None, :] + own
+        precision = torch.linalg.inv(covariance)
+        turned = (precision @ mean[..., None])[..., 0]
+        shares = count.view(len(count), 2, -1)
+        share = (shares / shares.sum(dim=2, keepdim=True)).flatten(1).log()
+        constant = share - (torch.logdet(covariance) + (turned * mean).sum(dim=2)) / 2
+        squared = [precision[..., i, j] / (-2 if i == j else -1) for i, j in PRODUCTS]
+        return cls(torch.cat([constant[..., None], turned, torch.stack(squared, dim=2)], dim=2))
+
+    def log_densities(self, terms: Tensor) -> Tensor:
+        """(N, 2, K, P) of colours (N, TERMS, P)."""
+        return _by_mixture(self.coefficients @ terms)
+
+
+def mixtures_of(seen: Seen, weights: Tensor, before: Mixtures | None) -> Mixtures:
+    """Of colours that count `weights` (N, 2, P), going on from the mixtures before."""
     if before is None:
-        members = [_clusters(colours, weight) for weight in weights]
+        nearest = _clusters(seen.terms, weights)
     else:
-        members = [mixture.log_densities(colours).argmax(dim=2) for mixture in before]
-    one, other = (
-        Mixture.of(colours, weight, F.one_hot(each, COMPONENTS).float())
-        for weight, each in zip(weights, members, strict=True)
-    )
-    return one, other
+        nearest = before.log_densities(seen.terms).max(dim=2).indices  # argmax is 20 times slower
+    return Mixtures.of(seen.terms, _members(nearest, weights))
 
 
-def _surrounded(looks: Looks) -> tuple[Tensor, Tensor]:
-    """Colours (N, P, 3) of cells and surroundings, and what of these counts how much (N, Q)."""
-    colours = _listed(looks.colours)
-    if looks.context is None or looks.known_context is None:
-        return colours, colours.new_zeros(len(colours), 0)
-    n = looks.context.shape[-1]
-    place = ((torch.arange(n, device=colours.device) + 0.5) * 2 / n - 1).abs()
-    ring = (place[:, None] * CONTEXT > 1) | (place * CONTEXT > 1)
-    around = (looks.known_context * ring).flatten(1) * CONTEXT**2
-    return torch.cat([colours, _listed(looks.context)], dim=1), around
+def _members(nearest: Tensor, weights: Tensor) -> Tensor:
+    """(N, 2, K, P): the weights (N, 2, P) at the components (N, 2, P) that are nearest, else 0."""
+    members = weights.new_zeros(*weights.shape[:2], COMPONENTS, weights.shape[2])
+    return members.scatter_(2, nearest[:, :, None], weights[:, :, None])
 
 
-def _listed(maps: Tensor) -> Tensor:
-    """(N, C, h, w) as (N, h * w, C)."""
-    return maps.flatten(2).transpose(1, 2)
-
-
-def _products(colours: Tensor) -> Tensor:
-    """(N, P, 9) of colours (N, P, 3)."""
-    return (colours[..., :, None] * colours[..., None, :]).flatten(2)
-
-
-def _clusters(colours: Tensor, weight: Tensor) -> Tensor:
-    """k-means from quantiles of brightness: the cluster (N, P) of each colour (N, P, 3)."""
-    order = colours.mean(dim=2).argsort(dim=1)
-    summed = weight.gather(1, order).cumsum(dim=1)
-    shares = (torch.arange(COMPONENTS, device=weight.device) + 0.5) / COMPONENTS
-    at = torch.searchsorted(summed, summed[:, -1:] * shares).clamp_max(weight.shape[1] - 1)
-    centre = colours.gather(1, order.gather(1, at)[..., None].expand(-1, -1, 3))
+def _clusters(terms: Tensor, weights: Tensor) -> Tensor:
+    """k-means from quantiles of brightness: the nearest of each mixture's centres, (N, 2, P)."""
+    colours = terms[:, 1:4]
+    order = colours.mean(dim=1).argsort(dim=1)[:, None]
+    summed = weights.gather(2, order.expand_as(weights)).cumsum(dim=2)
+    shares = (torch.arange(COMPONENTS, device=weights.device) + 0.5) / COMPONENTS
+    at = torch.searchsorted(summed, summed[..., -1:] * shares).clamp_max(weights.shape[2] - 1)
+    places = order.expand_as(weights).gather(2, at).flatten(1)
+    centre = colours.gather(2, places[:, None].expand(-1, 3, -1)).mT
     for _ in range(FIRST_CLUSTERS):
-        nearest = F.one_hot(torch.cdist(colours, centre).argmin(dim=2), COMPONENTS)
-        rows = (nearest * weight[..., None]).transpose(1, 2)
-        count = rows.sum(dim=2, keepdim=True)
-        centre = torch.where(count > 0, rows @ colours / count.clamp_min(1e-6), centre)
-    return torch.cdist(colours, centre).argmin(dim=2)
+        members = _members(_nearest(colours, centre), weights).flatten(1, 2)
+        sums = members.to(terms.dtype) @ terms[:, :4].mT
+        count = sums[..., :1]
+        centre = torch.where(count > 0, sums[..., 1:] / count.clamp_min(1e-6), centre)
+    return _nearest(colours, centre)
 
 
-def cell_costs(looks: Looks, mixtures: tuple[Mixture, Mixture]) -> Tensor:
-    """What it costs (N, 1, n, n) to count a cell as object rather than as background."""
-    colours = _listed(looks.colours)
-    one, other = (each.log_densities(colours).logsumexp(dim=2) for each in mixtures)
-    cost = (other - one).reshape(looks.known.shape).clamp(-CERTAIN, CERTAIN)
+def _by_mixture(components: Tensor) -> Tensor:
+    """(N, 2 K, P) as (N, 2, K, P)."""
+    return components.view(len(components), 2, -1, components.shape[2])
+
+
+def _nearest(colours: Tensor, centre: Tensor) -> Tensor:
+    """Of both mixtures' centres (N, 2 K, 3) the nearest to each colour (N, 3, P): (N, 2, P)."""
+    half = centre.square().sum(dim=2, keepdim=True) / 2
+    return _by_mixture(centre @ colours - half).max(dim=2).indices
+
+
+def cell_costs(looks: Looks, terms: Tensor, mixtures: Mixtures) -> Tensor:
+    """What it costs (N, 1, n, n) to count a cell as object rather than as background.
+
+    Args:
+        looks: the windows.
+        terms: (N, TERMS, n * n or more) of their colours.
+        mixtures: theirs.
+    """
+    cells = looks.known[0].numel()
+    one, other = mixtures.log_densities(terms[..., :cells]).logsumexp(dim=2).unbind(1)
+    cost = (other - one).float().reshape(looks.known.shape).clamp(-CERTAIN, CERTAIN)
     cost = torch.where(looks.certain > 0.5, -FIXED, cost)
     return torch.where(looks.possible * looks.known > 0.5, cost, FIXED)
 

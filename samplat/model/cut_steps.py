@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 Array = NDArray[np.float32]
 
-BAND = 8
-"""Rows that are done at a time."""
-TOP = 2
-"""Rows of the margin above: the first cell's neighbour above left lies in the one before."""
+BAND = 1024
+"""Cells that are done at a time: what belongs to them stays in the nearest cache."""
+WORTH_THREADS = 2e6
+"""Cells times steps from which starting threads pays."""
 
 
 def relaxed_cut(
@@ -39,35 +38,26 @@ def relaxed_cut(
         cost: (N, 1, h, w).
         limits: (N, 4, h, w) for the neighbours to the right, below, below right and below left.
         start: (N, 1, h, w).
-        duals: (N, 4, h, w); changed in place.
+        duals: (N, 4, h, w), contiguous; changed in place.
         steps: how many.
         pace: lengths of a dual and of a primal step.
     """
-    # A margin of cells whose limits are 0 stands for the neighbours that a border cell lacks.
-    costs, most, values, dual = (
-        F.pad(each, (1, 1, TOP, 1)).flatten(2).numpy() for each in (cost, limits, start, duals)
-    )
-    wide = cost.shape[3] + 2
-    steps_of, (dual_pace, primal_pace) = compiled(), map(np.float32, pace)
+    values = start.clone(memory_format=torch.contiguous_format)
+    costs, most = (part.contiguous().flatten(2).numpy() for part in (cost, limits))
+    chosen, dual = values.view(len(cost), -1).numpy(), duals.view(*duals.shape[:2], -1).numpy()
+    run, (dual_pace, primal_pace) = compiled(), map(np.float32, pace)
 
     def one(i: int) -> None:
-        window = (costs[i, 0], most[i], values[i, 0], dual[i])
-        steps_of(*window, wide, steps, dual_pace, primal_pace)
+        run(costs[i, 0], most[i], chosen[i], dual[i], cost.shape[3], steps, dual_pace, primal_pace)
 
     threads = min(len(cost), torch.get_num_threads())
-    if threads > 1:
+    if threads > 1 and cost.numel() * steps > WORTH_THREADS:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(one, range(len(cost))))
     else:
         for i in range(len(cost)):
             one(i)
-    duals.copy_(_inner(dual, wide))
-    return _inner(values, wide).contiguous()
-
-
-def _inner(maps: Array, wide: int) -> Tensor:
-    """Flat maps (N, C, cells) without their margins."""
-    return torch.from_numpy(maps).unflatten(2, (-1, wide))[..., TOP:-1, 1:-1]
+    return values
 
 
 @functools.cache
@@ -82,40 +72,36 @@ def compiled() -> Callable[..., None]:
         except RuntimeError:  # no folder to keep it in
             return numba.njit(**options)(function)
 
-    move, gather, settle = (machine_code(each) for each in (_move_duals, _gather, _settle))
+    move, less, more, settle = (machine_code(f) for f in (_move_duals, _less, _more, _settle))
 
     def run(
         cost: Array,
         limits: Array,
         values: Array,
         duals: Array,
-        wide: int,
+        width: int,
         steps: int,
         dual_pace: np.float32,
         pace: np.float32,
     ) -> None:
-        lead, slope = values.copy(), np.empty(BAND * wide, np.float32)
-        stop = len(cost) // wide - 1
+        # Cells in one line, row after row: a neighbour is a fixed number of places ahead. Where it
+        # would be in another row, or nowhere, the limit is 0, and with it the dual.
+        lead, slope, size = values.copy(), np.empty(BAND, np.float32), len(cost)
         for _ in range(steps):
-            for y in range(TOP, stop, BAND):
-                a, b = y * wide, min(y + BAND, stop) * wide
+            for a in range(0, size, BAND):
+                b = min(a + BAND, size)
                 for k in range(4):
-                    ahead = (1, wide, wide + 1, wide - 1)[k]
-                    leading = lead[a + ahead : b + ahead]
-                    move(duals[k, a:b], limits[k, a:b], lead[a:b], leading, dual_pace)
-                right, below, below_right, below_left = duals[0], duals[1], duals[2], duals[3]
-                gather(
-                    slope[: b - a],
-                    cost[a:b],
-                    right[a:b],
-                    below[a:b],
-                    below_right[a:b],
-                    below_left[a:b],
-                    right[a - 1 : b - 1],
-                    below[a - wide : b - wide],
-                    below_right[a - wide - 1 : b - wide - 1],
-                    below_left[a - wide + 1 : b - wide + 1],
-                )
+                    ahead = (1, width, width + 1, width - 1)[k]
+                    last = max(a, min(b, size - ahead))
+                    leading = lead[a + ahead : last + ahead]
+                    move(duals[k, a:last], limits[k, a:last], lead[a:last], leading, dual_pace)
+                ones = duals[:, a:b]
+                less(slope[: b - a], cost[a:b], ones[0], ones[1], ones[2], ones[3])
+                for k in range(4):
+                    ahead = (1, width, width + 1, width - 1)[k]
+                    first = min(b, max(a, ahead))
+                    more(slope[first - a : b - a], duals[k, first - ahead : b - ahead])
+                # What the next bands still need of the leads lies ahead of this one.
                 settle(values[a:b], lead[a:b], slope[: b - a], pace)
 
     steps_of: Callable[..., None] = machine_code(run)
@@ -128,21 +114,14 @@ def _move_duals(dual: Array, most: Array, lead: Array, ahead: Array, pace: np.fl
         dual[i] = min(max(moved, -most[i]), most[i])
 
 
-def _gather(
-    slope: Array,
-    cost: Array,
-    a: Array,
-    b: Array,
-    c: Array,
-    d: Array,
-    e: Array,
-    f: Array,
-    g: Array,
-    h: Array,
-) -> None:
-    """Cost, less the duals a to d of a cell, and with those e to h in which it comes second."""
+def _less(slope: Array, cost: Array, a: Array, b: Array, c: Array, d: Array) -> None:
     for i in range(len(slope)):
-        slope[i] = cost[i] - ((a[i] + b[i]) + (c[i] + d[i])) + ((e[i] + f[i]) + (g[i] + h[i]))
+        slope[i] = cost[i] - ((a[i] + b[i]) + (c[i] + d[i]))
+
+
+def _more(slope: Array, dual: Array) -> None:
+    for i in range(len(slope)):
+        slope[i] += dual[i]
 
 
 def _settle(values: Array, lead: Array, slope: Array, pace: np.float32) -> None:

@@ -18,7 +18,7 @@ from samplat.model.colour_cuts import (
     cut_in_turns,
     fine_cuts,
     halved,
-    mixtures_of,
+    terms_of,
 )
 from samplat.model.mask_refiner import drawn_boxes
 from samplat.model.windows import Prompted, Windows
@@ -75,9 +75,8 @@ def last_cut(pixels: Tensor, logits: Tensor, windows: Windows, prompts: Prompted
     with torch.autocast(pixels.device.type, enabled=False):
         fine = F.interpolate(logits.float(), size=(SIDE, SIDE), mode="bilinear")
         looks = _looks(pixels.float(), fine, windows, prompts)
-        rough = halved(looks)
-        chosen, mixtures = cut_in_turns(rough, ROUNDS, ROUGH_GAMMA, ROUGH_STEPS)
-        cost = cell_costs(looks, mixtures_of(rough, chosen, mixtures))
+        chosen, mixtures = cut_in_turns(halved(looks), ROUNDS, ROUGH_GAMMA, ROUGH_STEPS)
+        cost = cell_costs(looks, terms_of(looks.colours), mixtures)
         cut = fine_cuts(looks, cost, chosen, (GAMMA,), STEPS)
         return FIRMNESS * (2 * cut - 1) + fine.clamp(-MOST, MOST)
 

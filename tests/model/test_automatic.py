@@ -117,9 +117,9 @@ def test_like_drafts_are_looked_at_once(monkeypatch):
     model = samplat.load_model("samplat-tiny", precision="fp32")
     embedding = samplat.embed(model, data.coins()[:120, :160])
     looked = []
-    finish = model.sam.finish
+    finish = model.network.finish
     monkeypatch.setattr(
-        model.sam,
+        model.network,
         "finish",
         lambda f, draft, *a, **k: looked.append(len(draft.iou)) or finish(f, draft, *a, **k),
     )

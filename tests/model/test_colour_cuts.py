@@ -15,12 +15,13 @@ from samplat.model.colour_cuts import (
     NEIGHBOURS,
     VARIANCE,
     Looks,
-    Mixture,
+    Mixtures,
     _clusters,
     colour_cuts,
     cut_costs,
     relaxed_cut,
     relaxed_cut_by_maps,
+    terms_of,
 )
 
 N = 32
@@ -117,30 +118,33 @@ def test_windows_of_one_colour_or_without_background_give_numbers(inside):
     assert colour_cuts(looks).isfinite().all()
 
 
-def test_a_mixture_has_the_moments_and_densities_of_its_members():
+def test_mixtures_have_the_moments_and_densities_of_their_members():
     rng = np.random.default_rng(0)
-    colours = rng.normal(size=(1, 200, 3)).astype(np.float32)
-    weight = rng.uniform(size=(1, 200)).astype(np.float32)
-    member = rng.integers(0, 2, 200)
-    members = torch.nn.functional.one_hot(torch.from_numpy(member), 2)[None].float()
-    mixture = Mixture.of(torch.from_numpy(colours), torch.from_numpy(weight), members)
-    given_densities = mixture.log_densities(torch.from_numpy(colours)).numpy()[0]
-    for k in range(2):
-        own = member == k
-        mean = np.average(colours[0, own], axis=0, weights=weight[0, own])
-        spread = np.cov(colours[0, own].T, aweights=weight[0, own], ddof=0) + VARIANCE * np.eye(3)
-        share = weight[0, own].sum() / weight.sum()
-        expected = np.log(share) + multivariate_normal(mean, spread).logpdf(colours[0])
+    colours = rng.normal(size=(3, 200)).astype(np.float32)
+    weight = rng.uniform(size=200).astype(np.float32)
+    member = rng.integers(0, 4, 200)
+    rows = (member == np.arange(4)[:, None]) * weight
+    terms = terms_of(torch.from_numpy(colours)[None, :, None])
+    members = torch.from_numpy(rows.reshape(1, 2, 2, 200).astype(np.float32))
+    densities = Mixtures.of(terms, members).log_densities(terms).numpy()[0]
+    for k in range(4):
+        own, both = member == k, member // 2 == k // 2
+        mean = np.average(colours[:, own], axis=1, weights=weight[own])
+        spread = np.cov(colours[:, own], aweights=weight[own], ddof=0) + VARIANCE * np.eye(3)
+        share = weight[own].sum() / weight[both].sum()
+        expected = np.log(share) + multivariate_normal(mean, spread).logpdf(colours.T)
         constant = 1.5 * np.log(2 * np.pi)
-        np.testing.assert_allclose(given_densities[:, k], expected + constant, atol=2e-3)
+        np.testing.assert_allclose(densities[k // 2, k % 2], expected + constant, atol=2e-3)
 
 
 def test_clusters_tell_colours_apart():
+    """For both mixtures, each with weights of its own."""
     centres = torch.tensor([[-2.0, -2, -2], [-0.5, 0, 0.5], [0.5, 0.5, 0], [2, 2, 2]])
     colours = centres.repeat_interleave(20, dim=0)[None] + 0.01 * torch.randn(1, 80, 3)
-    clusters = _clusters(colours, torch.ones(1, 80))[0].reshape(COMPONENTS, 20)
-    assert (clusters == clusters[:, :1]).all()
-    assert len(set(clusters[:, 0].tolist())) == COMPONENTS
+    weights = torch.stack([torch.ones(80), torch.rand(80) + 0.5])[None]
+    clusters = _clusters(terms_of(colours.mT[:, :, None]), weights)[0].reshape(2, COMPONENTS, 20)
+    assert (clusters == clusters[..., :1]).all()
+    assert all(len(set(each[:, 0].tolist())) == COMPONENTS for each in clusters)
 
 
 def pairs(maps, offset):
