@@ -20,8 +20,8 @@ from samplat.masks import (
     box_nms,
     concatenate,
     decode_rle,
-    encode_part,
     encode_rle,
+    encode_runs,
     mask_box,
     remove_small_regions,
 )
@@ -35,7 +35,7 @@ from samplat.prediction import (
     upscale_logits,
 )
 from samplat.prompts import Prompts
-from samplat.upscaling import Upscaling, boxes_above
+from samplat.upscaling import Outlined, Upscaling, boxes_above
 
 CROP_EDGE_TOLERANCE = 20
 """A mask whose box comes this close, in pixels, to a crop's inner edge is taken as cut off."""
@@ -340,20 +340,6 @@ def _candidates(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Looked:
-    """A mask that passed at the image's resolution."""
-
-    rle: bytes
-    """Its run lengths, as of `MaskSet`."""
-    box: tuple[int, int, int, int]
-    """x0, y0, x1, y1, half-open."""
-    area: int
-    """In pixels."""
-    stability: float
-    """Stability score."""
-
-
 def _chosen(found: Candidates, upscaling: Upscaling, params: GridParameters) -> MaskSet:
     """Masks of the candidates that pass the filters, in order of predicted IoU.
 
@@ -361,31 +347,24 @@ def _chosen(found: Candidates, upscaling: Upscaling, params: GridParameters) -> 
     at low resolution show that beyond doubt, these others need not be looked at.
     """
     offset, limit = params.stability_score_offset, params.box_nms_thresh
-    reach = boxes_above(found.logits, min(0.0, -offset))
     boxes = upscaling.pixels(boxes_above(found.logits, 0.0))
     cell = np.array([upscaling.columns.scale, upscaling.rows.scale])
     doubt = (cell / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).sum(axis=1)
-    extent = (reach[:, 2] - reach[:, 0]) * (reach[:, 3] - reach[:, 1])
-    size = (len(upscaling.rows.first), len(upscaling.columns.first))
-    alive = extent > 0
+    logits, alive = found.logits.float().cpu().numpy(), np.ones(len(boxes), dtype=bool)
     kept: list[int] = []
-    masks: list[Looked] = []
+    masks: list[Outlined] = []
     for i in np.argsort(-found.predicted_iou, kind="stable"):
         if not alive[i]:
             continue
-        region = upscaling.region(found.logits[i], reach[i])
-        stability = float(stability_score(region.logits[None], offset)[0])
-        mask = (region.logits > 0).cpu().numpy()
-        box = _box(mask, region.corner)
+        mask = upscaling.outlined(logits[i], offset)
         before = np.array([m.box for m in masks], np.int64).reshape(-1, 4)
-        stable = stability >= params.stability_score_thresh and box[2] > box[0]
-        if stable and not (_overlaps(box, before) > limit).any():
-            # Encoded at once: a whole image of logits for each mask would fill the memory.
-            rle = encode_part(mask, region.corner, size)
+        stable = mask.stability >= params.stability_score_thresh and mask.area > 0
+        if stable and not (_overlaps(mask.box, before) > limit).any():
             kept.append(int(i))
-            masks.append(Looked(rle=rle, box=box, area=int(mask.sum()), stability=stability))
-            alive &= ~(_overlaps(box, boxes) > limit + doubt)
-    return _set_of_looked(masks, size, found.predicted_iou[kept], found.points[kept])
+            masks.append(mask)
+            alive &= ~(_overlaps(mask.box, boxes) > limit + doubt)
+    size = (len(upscaling.rows.first), len(upscaling.columns.first))
+    return _set_of_outlined(masks, size, found.predicted_iou[kept], found.points[kept])
 
 
 def _overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -400,15 +379,8 @@ def _overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDAr
     return overlaps
 
 
-def _box(mask: NDArray[np.bool_], corner: tuple[int, int]) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a part of a mask at a corner y, x; zeros if it is empty."""
-    x0, y0, x1, y1 = mask_box(mask)
-    (y, x), empty = corner, x1 == 0
-    return (0, 0, 0, 0) if empty else (x0 + x, y0 + y, x1 + x, y1 + y)
-
-
-def _set_of_looked(
-    masks: Sequence[Looked],
+def _set_of_outlined(
+    masks: Sequence[Outlined],
     size: tuple[int, int],
     predicted_iou: NDArray[np.float32],
     points: NDArray[np.float32],
@@ -416,7 +388,7 @@ def _set_of_looked(
     whole = np.array([0, 0, size[1], size[0]], np.int32)
     return MaskSet(
         size=size,
-        rles=tuple(m.rle for m in masks),
+        rles=encode_runs([m.counts for m in masks], size),
         boxes=np.array([m.box for m in masks], np.float32).reshape(-1, 4),
         areas=np.array([m.area for m in masks], np.int64),
         predicted_iou=predicted_iou,

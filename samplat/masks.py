@@ -148,26 +148,14 @@ def encode_rle(mask: NDArray[np.bool_]) -> bytes:
     return counts
 
 
-def encode_part(mask: NDArray[np.bool_], corner: tuple[int, int], size: tuple[int, int]) -> bytes:
-    """Run-length counts of a mask (H, W) that is False outside of a part, for the part's cost.
-
-    Args:
-        mask: (h, w) the part.
-        corner: its first row and column.
-        size: H and W.
-    """
+def encode_runs(counts: Sequence[NDArray[np.int64]], size: tuple[int, int]) -> tuple[bytes, ...]:
+    """Run-length counts of masks of one size (H, W), given as lengths of runs down the columns."""
     from pycocotools import mask as coco
 
-    (height, width), (y, x) = size, corner
-    columns = np.zeros((mask.shape[1], height), dtype=bool)
-    columns[:, y : y + mask.shape[0]] = mask.T
-    steps = np.diff(columns.ravel().view(np.int8), prepend=0, append=0)
-    edges = np.flatnonzero(steps) + x * height
-    counts = np.diff(edges, prepend=0, append=height * width)
-    counts = counts[:-1] if counts[-1] == 0 else counts
-    (encoded,) = coco.frPyObjects([{"size": list(size), "counts": counts.tolist()}], height, width)
-    rle: bytes = encoded["counts"]
-    return rle
+    if not counts:
+        return ()
+    records = [{"size": list(size), "counts": each.tolist()} for each in counts]
+    return tuple(record["counts"] for record in coco.frPyObjects(records, *size))
 
 
 def decode_rle(rle: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -185,22 +173,17 @@ def encode_labels(labels: NDArray[np.integer[Any]], count: int) -> tuple[bytes, 
         labels: (H, W), 0 is background.
         count: number of masks; each must have a pixel.
     """
-    from pycocotools import mask as coco
-
     flat = labels.T.ravel()
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     ends = np.append(starts[1:], flat.size)
     order = np.argsort(flat[starts], kind="stable")
     bounds = np.searchsorted(flat[starts][order], np.arange(1, count + 2))
-    uncompressed = []
+    runs = []
     for a, b in pairwise(bounds.tolist()):
         edges = np.stack([starts[order[a:b]], ends[order[a:b]]], axis=1).ravel()
         counts = np.diff(edges, prepend=0, append=flat.size)
-        counts = counts[:-1] if counts[-1] == 0 else counts
-        uncompressed.append({"size": list(labels.shape), "counts": counts.tolist()})
-    if not uncompressed:
-        return ()
-    return tuple(r["counts"] for r in coco.frPyObjects(uncompressed, *labels.shape))
+        runs.append(counts[:-1] if counts[-1] == 0 else counts)
+    return encode_runs(runs, (labels.shape[0], labels.shape[1]))
 
 
 def decode_labels(rles: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.uint32]:

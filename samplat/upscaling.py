@@ -1,12 +1,16 @@
 """Masks at the image's resolution, only where they are: what filters and run lengths are made of.
 
-Upscaling is linear along each axis. As a matrix for the rows and one for the columns it can be had
-for any part of the image, and costs what that part costs: most masks are small.
+Upscaling is linear along each axis, and between cells that are all far above or all far below a
+threshold so are the pixels: only those along edges have to be worked out, and a mask needs never be
+there as a whole.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,33 +20,45 @@ from torch.nn import functional as F
 
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding
+from samplat.machine_code import machine_code
+
+RUNS = 4096
+"""Room for runs at first."""
+SURE = 1e-3
+"""How far, in logits, cells are from a threshold if rounding cannot bring a pixel across."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Region:
-    """Logits of one mask in the part of an image where it may be."""
+class Outlined:
+    """One mask at the image's resolution."""
 
-    logits: Tensor
-    """(y, x)."""
-    corner: tuple[int, int]
-    """Row and column of the first one in the image."""
+    counts: NDArray[np.int64]
+    """Lengths of its runs down the columns, off and on in turns, beginning with off, as in COCO."""
+    box: tuple[int, int, int, int]
+    """x0, y0, x1, y1, half-open; zeros if it is empty."""
+    area: int
+    """In pixels."""
+    stability: float
+    """Stability score (paper, appendix B)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
     """Pixels along one axis of an image as weighted sums of the cells of low-resolution logits."""
 
-    weights: Tensor
-    """(pixels, cells)."""
     first: NDArray[np.int64]
     """(pixels,) first cell of weight."""
-    last: NDArray[np.int64]
-    """(pixels,) and the last one."""
+    weights: NDArray[np.float32]
+    """(pixels, K) of this cell and those after it."""
+    cells: int
+    """Cells along the axis."""
+    groups: NDArray[np.int64]
+    """(G + 1,) where runs of pixels with the same first cell begin, and their end."""
     scale: float
     """Pixels to a cell."""
 
     @classmethod
-    def of(cls, cells: int, pixels: int, inner: int, stride: int, device: torch.device) -> Axis:
+    def of(cls, cells: int, pixels: int, inner: int, stride: int) -> Axis:
         """As `upscale_logits` does it: cells to the model's input, cut, and to the image.
 
         Args:
@@ -50,28 +66,26 @@ class Axis:
             pixels: of the image.
             inner: pixels of the model's input that hold the image.
             stride: of these to a cell.
-            device: of the logits.
         """
-        cell = torch.eye(cells, device=device)[:, None]
-        values = F.interpolate(cell, cells * stride, mode="linear", align_corners=False)
+        values = F.interpolate(
+            torch.eye(cells)[:, None], cells * stride, mode="linear", align_corners=False
+        )
         if inner != pixels:
             values = F.interpolate(values[..., :inner], pixels, mode="linear", align_corners=False)
-        weights = values[:, 0, :pixels].T.contiguous()
-        used = (weights != 0).cpu().numpy()
+        weights = values[:, 0, :pixels].T.numpy()
+        used = weights != 0
         first, last = used.argmax(axis=1), cells - 1 - used[:, ::-1].argmax(axis=1)
-        return cls(weights=weights, first=first, last=last, scale=stride * pixels / inner)
-
-    def touching(self, start: int, stop: int) -> slice:
-        """Pixels to which a cell of a range has something to say."""
-        begin = int(np.searchsorted(self.last, start))
-        return slice(begin, max(begin, int(np.searchsorted(self.first, stop))))
-
-    def part(self, pixels: slice) -> tuple[Tensor, slice]:
-        """The weights of some pixels, and the cells that these are for."""
-        if pixels.start == pixels.stop:  # a small image does not sample every cell
-            return self.weights[:0, :0], slice(0, 0)
-        cells = slice(int(self.first[pixels][0]), int(self.last[pixels][-1]) + 1)
-        return self.weights[pixels, cells], cells
+        width = int((last - first).max()) + 1
+        first = np.minimum(first, cells - width)
+        band = np.take_along_axis(weights, first[:, None] + np.arange(width), axis=1)
+        starts = np.flatnonzero(np.diff(first, prepend=-1))
+        return cls(
+            first=first,
+            weights=band,
+            cells=cells,
+            groups=np.append(starts, pixels),
+            scale=stride * pixels / inner,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +102,7 @@ class Upscaling:
         """For masks of this image."""
         stride, limits = model.sam.mask_stride, model.sam.mask_input_size
         axes = (
-            Axis.of(min(-(-inner // stride) + 1, limit), pixels, inner, stride, model.device)
+            Axis.of(min(-(-inner // stride) + 1, limit), pixels, inner, stride)
             for limit, pixels, inner in zip(
                 limits, embedding.original_size, embedding.input_size, strict=True
             )
@@ -98,7 +112,7 @@ class Upscaling:
     @property
     def cells(self) -> tuple[int, int]:
         """Rows and columns of logits that lie on the image."""
-        return self.rows.weights.shape[1], self.columns.weights.shape[1]
+        return self.rows.cells, self.columns.cells
 
     def pixels(self, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
         """Boxes (N, 4) of cells, as of `boxes_above`, in pixels x0, y0, x1, y1: to the cell."""
@@ -110,17 +124,97 @@ class Upscaling:
                 scaled.append(np.minimum(np.rint(part[:, k] * axis.scale), len(axis.first)))
         return np.stack(scaled, axis=1).astype(np.int64)
 
-    def region(self, logits: Tensor, box: tuple[int, int, int, int]) -> Region:
-        """One mask where cells of a box can make themselves felt.
+    def outlined(self, logits: NDArray[np.float32], offset: float) -> Outlined:
+        """What filters and run-length codes need of one mask.
 
         Args:
-            logits: (h, w).
-            box: first row, first column, and past the last ones, in cells; not empty.
+            logits: (h, w), `cells` of them.
+            offset: shift of the threshold for the stability score.
         """
-        y, x = self.rows.touching(box[0], box[2]), self.columns.touching(box[1], box[3])
-        (down, rows), (across, columns) = self.rows.part(y), self.columns.part(x)
-        values = down @ logits[rows, columns].float() @ across.T
-        return Region(logits=values, corner=(y.start, x.start))
+        rows, columns = self.rows, self.columns
+        trace, across = _compiled(), np.ascontiguousarray(logits.T, np.float32)
+        axes = (rows.first, rows.weights, columns.first, columns.weights, rows.groups)
+        counts, used = np.empty(RUNS, np.int64), 0
+        while not used:
+            facts = trace(across, *axes, np.float32(offset), counts)
+            used = int(facts[0])
+            counts = counts[:used] if used else np.empty(4 * len(counts), np.int64)
+        area, strict, lenient, x0, y0, x1, y1 = facts[1:].tolist()
+        return Outlined(
+            counts=counts, box=(x0, y0, x1, y1), area=area, stability=strict / max(1, lenient)
+        )
+
+
+@functools.cache
+def _compiled() -> Callable[..., NDArray[np.int64]]:
+    return machine_code(_trace)
+
+
+def _trace(
+    columns: Any,
+    first_y: Any,
+    weights_y: Any,
+    first_x: Any,
+    weights_x: Any,
+    groups: Any,
+    offset: Any,
+    counts: Any,
+) -> NDArray[np.int64]:
+    """Number of runs, 0 if there is no room for them; area, pixels above +offset, -offset; box."""
+    height, width, cells = len(first_y), len(first_x), columns.shape[1]
+    reach_y, reach_x = weights_y.shape[1], weights_x.shape[1]
+    column = np.empty(cells, np.float32)
+    sure_off, sure_on = min(-offset, offset, 0) - SURE, max(-offset, offset, 0) + SURE
+    area, above_low, above_high, used = 0, 0, 0, 0
+    x0, y0, x1, y1 = width, height, 0, 0
+    on, since = False, 0
+    for x in range(width):
+        column[:] = 0
+        for k in range(reach_x):
+            weight, source = weights_x[x, k], columns[first_x[x] + k]
+            for i in range(cells):
+                column[i] += weight * source[i]
+        for g in range(len(groups) - 1):
+            # Pixels between the same cells: mostly all on one side of every threshold.
+            begin, stop = groups[g], groups[g + 1]
+            first = first_y[begin]
+            least = most = column[first]
+            for k in range(1, reach_y):
+                least, most = min(least, column[first + k]), max(most, column[first + k])
+            if most < sure_off or least > sure_on:
+                inside = least > sure_on
+                if inside:
+                    n = stop - begin
+                    area, above_low, above_high = area + n, above_low + n, above_high + n
+                    x0, x1 = min(x0, x), max(x1, x + 1)
+                    y0, y1 = min(y0, begin), max(y1, stop)
+                stop = begin + 1 if inside != on else begin
+                edge = True
+            else:
+                inside, edge = on, False
+            for here in range(begin, stop):
+                if not edge:
+                    value = np.float32(0)
+                    for k in range(reach_y):
+                        value += weights_y[here, k] * column[first + k]
+                    above_low += value > -offset
+                    above_high += value > offset
+                    inside = value > 0
+                    if inside:
+                        area += 1
+                        x0, x1 = min(x0, x), max(x1, x + 1)
+                        y0, y1 = min(y0, here), max(y1, here + 1)
+                if inside != on:
+                    if used + 2 > len(counts):
+                        return np.zeros(8, np.int64)
+                    counts[used] = x * height + here - since
+                    used, on, since = used + 1, inside, x * height + here
+    if width * height > since or not used:
+        counts[used] = width * height - since
+        used += 1
+    if not area:
+        x0, y0 = 0, 0
+    return np.array([used, area, above_high, above_low, x0, y0, x1, y1])
 
 
 def boxes_above(logits: Tensor, threshold: float) -> NDArray[np.int64]:

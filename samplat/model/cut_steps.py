@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from samplat.machine_code import machine_code
 
 Array = NDArray[np.float32]
 
@@ -62,71 +63,48 @@ def relaxed_cut(
 
 @functools.cache
 def compiled() -> Callable[..., None]:
-    """The steps as machine code: made once on a machine, then taken from numba's cache."""
-    import numba
-
-    def machine_code(function: Callable[..., None]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "contract"}}
-        try:
-            return numba.njit(**options, cache=True)(function)
-        except RuntimeError:  # no folder to keep it in
-            return numba.njit(**options)(function)
-
-    move, less, more, settle = (machine_code(f) for f in (_move_duals, _less, _more, _settle))
-
-    def run(
-        cost: Array,
-        limits: Array,
-        values: Array,
-        duals: Array,
-        width: int,
-        steps: int,
-        dual_pace: np.float32,
-        pace: np.float32,
-    ) -> None:
-        # Cells in one line, row after row: a neighbour is a fixed number of places ahead. Where it
-        # would be in another row, or nowhere, the limit is 0, and with it the dual.
-        lead, slope, size = values.copy(), np.empty(BAND, np.float32), len(cost)
-        for _ in range(steps):
-            for a in range(0, size, BAND):
-                b = min(a + BAND, size)
-                for k in range(4):
-                    ahead = (1, width, width + 1, width - 1)[k]
-                    last = max(a, min(b, size - ahead))
-                    leading = lead[a + ahead : last + ahead]
-                    move(duals[k, a:last], limits[k, a:last], lead[a:last], leading, dual_pace)
-                ones = duals[:, a:b]
-                less(slope[: b - a], cost[a:b], ones[0], ones[1], ones[2], ones[3])
-                for k in range(4):
-                    ahead = (1, width, width + 1, width - 1)[k]
-                    first = min(b, max(a, ahead))
-                    more(slope[first - a : b - a], duals[k, first - ahead : b - ahead])
-                # What the next bands still need of the leads lies ahead of this one.
-                settle(values[a:b], lead[a:b], slope[: b - a], pace)
-
-    steps_of: Callable[..., None] = machine_code(run)
-    return steps_of
+    """The steps of one window as machine code."""
+    return machine_code(_steps)
 
 
-def _move_duals(dual: Array, most: Array, lead: Array, ahead: Array, pace: np.float32) -> None:
-    for i in range(len(dual)):
-        moved = dual[i] + pace * (ahead[i] - lead[i])
-        dual[i] = min(max(moved, -most[i]), most[i])
+def _steps(
+    cost: Array,
+    limits: Array,
+    values: Array,
+    duals: Array,
+    width: int,
+    steps: int,
+    dual_pace: np.float32,
+    pace: np.float32,
+) -> None:
+    """In one function, as it is kept on disk; each loop is over slices, so that it is vectorised.
 
-
-def _less(slope: Array, cost: Array, a: Array, b: Array, c: Array, d: Array) -> None:
-    for i in range(len(slope)):
-        slope[i] = cost[i] - ((a[i] + b[i]) + (c[i] + d[i]))
-
-
-def _more(slope: Array, dual: Array) -> None:
-    for i in range(len(slope)):
-        slope[i] += dual[i]
-
-
-def _settle(values: Array, lead: Array, slope: Array, pace: np.float32) -> None:
-    for i in range(len(values)):
-        before = values[i]
-        now = min(max(before - pace * slope[i], np.float32(0)), np.float32(1))
-        values[i] = now
-        lead[i] = now + now - before
+    Cells are in one line, row after row: a neighbour is a fixed number of places ahead. Where it
+    would be in another row, or nowhere, the limit is 0, and with it the dual.
+    """
+    lead, slopes, size = values.copy(), np.empty(BAND, np.float32), len(cost)
+    for _ in range(steps):
+        for a in range(0, size, BAND):
+            b = min(a + BAND, size)
+            slope = slopes[: b - a]
+            slope[:] = cost[a:b]
+            for k in range(4):
+                ahead = (1, width, width + 1, width - 1)[k]
+                last = max(a, min(b, size - ahead))
+                dual, most = duals[k, a:last], limits[k, a:last]
+                own, later = lead[a:last], lead[a + ahead : last + ahead]
+                for i in range(len(dual)):
+                    moved = dual[i] + dual_pace * (later[i] - own[i])
+                    moved = min(max(moved, -most[i]), most[i])
+                    dual[i] = moved
+                    slope[i] -= moved
+                first = min(b, max(a, ahead))
+                other, into = duals[k, first - ahead : b - ahead], slope[first - a :]
+                for i in range(len(other)):
+                    into[i] += other[i]
+            value, leading = values[a:b], lead[a:b]
+            for i in range(len(value)):
+                before = value[i]
+                now = min(max(before - pace * slope[i], np.float32(0)), np.float32(1))
+                value[i] = now
+                leading[i] = now + now - before

@@ -16,8 +16,8 @@ from samplat.masks import (
     decode_labels,
     decode_rle,
     encode_labels,
-    encode_part,
     encode_rle,
+    encode_runs,
     mask_box,
     mask_set,
     remove_small_regions,
@@ -180,10 +180,13 @@ def test_small_regions() -> None:
     assert not remove_small_regions(islands[:6], 4, "islands")[1]
 
 
-@given(masks, st.tuples(*[st.integers(0, 5)] * 4))
-def test_a_part_is_encoded_as_the_whole(
-    part: NDArray[np.bool_], margins: tuple[int, int, int, int]
-) -> None:
-    above, left, below, right = margins
-    whole = np.pad(part, ((above, below), (left, right)))
-    assert encode_part(part, (above, left), whole.shape) == encode_rle(whole)
+@given(st.lists(masks, max_size=4))
+def test_runs_are_encoded_as_masks(many: list[NDArray[np.bool_]]) -> None:
+    for mask in many:
+        flat = mask.T.ravel().astype(np.int8)
+        edges = np.flatnonzero(np.diff(flat, prepend=0))
+        runs = np.diff(edges, prepend=0, append=flat.size)
+        if runs[-1] == 0:
+            runs = runs[:-1]
+        assert encode_runs([runs, runs], mask.shape) == (encode_rle(mask),) * 2
+    assert encode_runs([], (3, 4)) == ()
