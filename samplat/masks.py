@@ -154,7 +154,7 @@ def encode_runs(counts: Sequence[NDArray[np.int64]], size: tuple[int, int]) -> t
 
     if not counts:
         return ()
-    records = [{"size": list(size), "counts": each.tolist()} for each in counts]
+    records = [{"size": list(size), "counts": each} for each in counts]
     return tuple(record["counts"] for record in coco.frPyObjects(records, *size))
 
 

@@ -22,8 +22,8 @@ from samplat.checkpoints import Model
 from samplat.embedding import Embedding
 from samplat.machine_code import machine_code
 
-RUNS = 4096
-"""Room for runs at first."""
+ROOM = 4096
+"""For the beginnings and ends of runs, at first."""
 SURE = 1e-3
 """How far, in logits, cells are from a threshold if rounding cannot bring a pixel across."""
 
@@ -52,8 +52,10 @@ class Axis:
     """(pixels, K) of this cell and those after it."""
     cells: int
     """Cells along the axis."""
-    groups: NDArray[np.int64]
-    """(G + 1,) where runs of pixels with the same first cell begin, and their end."""
+    begin: NDArray[np.int64]
+    """(cells,) the first pixel in which a cell or one after it has weight."""
+    stop: NDArray[np.int64]
+    """(cells,) the pixel after the last one in which the cell or one before it has weight."""
     scale: float
     """Pixels to a cell."""
 
@@ -78,12 +80,12 @@ class Axis:
         width = int((last - first).max()) + 1
         first = np.minimum(first, cells - width)
         band = np.take_along_axis(weights, first[:, None] + np.arange(width), axis=1)
-        starts = np.flatnonzero(np.diff(first, prepend=-1))
         return cls(
             first=first,
             weights=band,
             cells=cells,
-            groups=np.append(starts, pixels),
+            begin=np.searchsorted(first + width - 1, np.arange(cells)),
+            stop=np.searchsorted(first, np.arange(cells), side="right"),
             scale=stride * pixels / inner,
         )
 
@@ -133,15 +135,22 @@ class Upscaling:
         """
         rows, columns = self.rows, self.columns
         trace, across = _compiled(), np.ascontiguousarray(logits.T, np.float32)
-        axes = (rows.first, rows.weights, columns.first, columns.weights, rows.groups)
-        counts, used = np.empty(RUNS, np.int64), 0
-        while not used:
-            facts = trace(across, *axes, np.float32(offset), counts)
-            used = int(facts[0])
-            counts = counts[:used] if used else np.empty(4 * len(counts), np.int64)
-        area, strict, lenient, x0, y0, x1, y1 = facts[1:].tolist()
+        axes = (rows.first, rows.weights, rows.begin, rows.stop, columns.first, columns.weights)
+        room, facts = ROOM, None
+        while facts is None or facts[0] < 0:
+            edges = np.empty(room + len(rows.first), np.int64)
+            facts, room = trace(across, *axes, np.float32(offset), edges), 4 * room
+        used, area, strict, lenient, y0, y1 = facts.tolist()
+        height, pixels = len(rows.first), len(rows.first) * len(columns.first)
+        edges = edges[:used]
+        end = edges[-1] if used and used % 2 == 0 else pixels
+        x0, x1 = (int(edges[0]) // height, -(-int(end) // height)) if used else (0, 0)
+        runs = np.diff(edges, prepend=0, append=pixels)
         return Outlined(
-            counts=counts, box=(x0, y0, x1, y1), area=area, stability=strict / max(1, lenient)
+            counts=runs,
+            box=(x0, y0, x1, y1),
+            area=area,
+            stability=strict / max(1, lenient),
         )
 
 
@@ -154,67 +163,66 @@ def _trace(
     columns: Any,
     first_y: Any,
     weights_y: Any,
+    begin_y: Any,
+    stop_y: Any,
     first_x: Any,
     weights_x: Any,
-    groups: Any,
     offset: Any,
-    counts: Any,
+    edges: Any,
 ) -> NDArray[np.int64]:
-    """Number of runs, 0 if there is no room for them; area, pixels above +offset, -offset; box."""
-    height, width, cells = len(first_y), len(first_x), columns.shape[1]
-    reach_y, reach_x = weights_y.shape[1], weights_x.shape[1]
-    column = np.empty(cells, np.float32)
-    sure_off, sure_on = min(-offset, offset, 0) - SURE, max(-offset, offset, 0) + SURE
-    area, above_low, above_high, used = 0, 0, 0, 0
-    x0, y0, x1, y1 = width, height, 0, 0
-    on, since = False, 0
-    for x in range(width):
+    """Where, down the columns, a mask begins and ends in turns; there has to be room in `edges`.
+
+    Returns:
+        their number, negative if there was no room; area; pixels above offset and above -offset;
+        first and last row.
+    """
+    height, cells = len(first_y), columns.shape[1]
+    column, values = np.empty(cells, np.float32), np.empty(height, np.float32)
+    off = min(-offset, offset, np.float32(0)) - SURE
+    used, area, above_high, above_low, y0, y1 = 0, 0, 0, 0, height, 0
+    on = False
+    for x in range(len(first_x)):
         column[:] = 0
-        for k in range(reach_x):
+        for k in range(weights_x.shape[1]):
             weight, source = weights_x[x, k], columns[first_x[x] + k]
             for i in range(cells):
                 column[i] += weight * source[i]
-        for g in range(len(groups) - 1):
-            # Pixels between the same cells: mostly all on one side of every threshold.
-            begin, stop = groups[g], groups[g + 1]
-            first = first_y[begin]
-            least = most = column[first]
-            for k in range(1, reach_y):
-                least, most = min(least, column[first + k]), max(most, column[first + k])
-            if most < sure_off or least > sure_on:
-                inside = least > sure_on
-                if inside:
-                    n = stop - begin
-                    area, above_low, above_high = area + n, above_low + n, above_high + n
-                    x0, x1 = min(x0, x), max(x1, x + 1)
-                    y0, y1 = min(y0, begin), max(y1, stop)
-                stop = begin + 1 if inside != on else begin
-                edge = True
-            else:
-                inside, edge = on, False
-            for here in range(begin, stop):
-                if not edge:
-                    value = np.float32(0)
-                    for k in range(reach_y):
-                        value += weights_y[here, k] * column[first + k]
-                    above_low += value > -offset
-                    above_high += value > offset
-                    inside = value > 0
-                    if inside:
-                        area += 1
-                        x0, x1 = min(x0, x), max(x1, x + 1)
-                        y0, y1 = min(y0, here), max(y1, here + 1)
-                if inside != on:
-                    if used + 2 > len(counts):
-                        return np.zeros(8, np.int64)
-                    counts[used] = x * height + here - since
-                    used, on, since = used + 1, inside, x * height + here
-    if width * height > since or not used:
-        counts[used] = width * height - since
-        used += 1
-    if not area:
-        x0, y0 = 0, 0
-    return np.array([used, area, above_high, above_low, x0, y0, x1, y1])
+        low, high = 0, cells
+        while low < high and column[low] < off:
+            low += 1
+        while low < high and column[high - 1] < off:
+            high -= 1
+        begin, stop = (begin_y[low], stop_y[high - 1]) if low < high else (0, 0)
+        if used + height + 1 > len(edges):
+            return np.full(6, -1)
+        if on and begin > 0:
+            edges[used], used, on = x * height, used + 1, False
+        value, first = values[: stop - begin], first_y[begin:stop]
+        value[:] = 0
+        for k in range(weights_y.shape[1]):
+            weights = weights_y[begin:stop, k]
+            for i in range(len(value)):
+                value[i] += weights[i] * column[first[i] + k]
+        before = area
+        for i in range(len(value)):
+            above_high += value[i] > offset
+            above_low += value[i] > -offset
+            area += value[i] > 0
+        for i in range(len(value)):
+            edges[used] = x * height + begin + i
+            inside = value[i] > 0
+            used += inside != on
+            on = inside
+        if on and stop < height:
+            edges[used], used, on = x * height + stop, used + 1, False
+        if area > before:
+            i, j = 0, len(value) - 1
+            while value[i] <= 0:
+                i += 1
+            while value[j] <= 0:
+                j -= 1
+            y0, y1 = min(y0, begin + i), max(y1, begin + j + 1)
+    return np.array([used, area, above_high, above_low, min(y0, y1), y1])
 
 
 def boxes_above(logits: Tensor, threshold: float) -> NDArray[np.int64]:
