@@ -46,10 +46,10 @@ class Outlined:
 class Axis:
     """Pixels along one axis of an image as weighted sums of the cells of low-resolution logits."""
 
-    first: NDArray[np.int64]
+    first: NDArray[np.uint32]
     """(pixels,) first cell of weight."""
     weights: NDArray[np.float32]
-    """(pixels, K) of this cell and those after it."""
+    """(K, pixels) of this cell and those after it."""
     cells: int
     """Cells along the axis."""
     begin: NDArray[np.int64]
@@ -79,10 +79,10 @@ class Axis:
         first, last = used.argmax(axis=1), cells - 1 - used[:, ::-1].argmax(axis=1)
         width = int((last - first).max()) + 1
         first = np.minimum(first, cells - width)
-        band = np.take_along_axis(weights, first[:, None] + np.arange(width), axis=1)
+        band = np.take_along_axis(weights.T, first + np.arange(width)[:, None], axis=0)
         return cls(
-            first=first,
-            weights=band,
+            first=first.astype(np.uint32),
+            weights=np.ascontiguousarray(band),
             cells=cells,
             begin=np.searchsorted(first + width - 1, np.arange(cells)),
             stop=np.searchsorted(first, np.arange(cells), side="right"),
@@ -183,8 +183,8 @@ def _trace(
     on = False
     for x in range(len(first_x)):
         column[:] = 0
-        for k in range(weights_x.shape[1]):
-            weight, source = weights_x[x, k], columns[first_x[x] + k]
+        for k in range(len(weights_x)):
+            weight, source = weights_x[k, x], columns[first_x[x] + k]
             for i in range(cells):
                 column[i] += weight * source[i]
         low, high = 0, cells
@@ -199,10 +199,10 @@ def _trace(
             edges[used], used, on = x * height, used + 1, False
         value, first = values[: stop - begin], first_y[begin:stop]
         value[:] = 0
-        for k in range(weights_y.shape[1]):
-            weights = weights_y[begin:stop, k]
+        for k in range(len(weights_y)):
+            weights, source = weights_y[k, begin:stop], column[k:]
             for i in range(len(value)):
-                value[i] += weights[i] * column[first[i] + k]
+                value[i] += weights[i] * source[first[i]]
         before = area
         for i in range(len(value)):
             above_high += value[i] > offset
