@@ -44,11 +44,11 @@ from torch import Tensor
 import samplat
 from benchmarks.official import check_checkout
 from benchmarks.references import Masks, Official, Reference, Transformers
-from samplat.automatic import stability_score
 from samplat.errors import SamplatError
 from samplat.files import check_file
 from samplat.model.sam import build_vit_b
 from samplat.prediction import MULTIMASK, decode, upscale_logits
+from samplat.selection import stability_score
 
 T = TypeVar("T")
 Row = dict[str, float | None]

@@ -17,7 +17,8 @@ from samplat.errors import (
 )
 
 _HOME = {
-    "automatic": ("GridParameters", "generate_masks"),
+    "automatic": ("generate_masks",),
+    "grid": ("GridParameters",),
     "cache": ("CacheInfo", "EmbeddingCache"),
     "checkpoints": (
         "Model",
@@ -119,7 +120,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from samplat.automatic import GridParameters, generate_masks
+    from samplat.automatic import generate_masks
     from samplat.cache import CacheInfo, EmbeddingCache
     from samplat.checkpoints import (
         Model,
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     )
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.files import check_file, check_writable
+    from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.masks import MaskSet, mask_set

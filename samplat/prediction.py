@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding, EmbeddingKey, pixels_sha256
 from samplat.errors import InputError
+from samplat.model import published_order
 from samplat.model.mask_decoder import Draft
 from samplat.model.windows import Prompted
 from samplat.pixels import as_uint8
@@ -70,6 +71,47 @@ def embed(model: Model, image: NDArray[Any]) -> Embedding:
         original_size=(pixels.shape[0], pixels.shape[1]),
         key=embedding_key(model, pixels),
     )
+
+
+def embed_in_published_order(model: Model, image: NDArray[Any]) -> Embedding:
+    """The same with the rounding of the published code, in full precision and more time.
+
+    It needs a model of which `has_published_order` is true; other arguments as of `embed`.
+    """
+    pixels = as_uint8(image)
+    height, width = model.sam.input_shape(*pixels.shape[:2])
+    placed = resized(pixels, (height, width)).to(model.device)
+    with torch.inference_mode():
+        features = published_order.encode(model.sam, model.sam.preprocess(placed))
+    return Embedding(
+        features=(features,),
+        input_size=(height, width),
+        original_size=(pixels.shape[0], pixels.shape[1]),
+        key=embedding_key(model, pixels),
+    )
+
+
+def draw_in_published_order(
+    model: Model, embedding: Embedding, prompts: Prompts
+) -> tuple[Tensor, Tensor]:
+    """Three masks (P, 3, h, w) and predicted IoU (P, 3) of points, rounded as the published code's.
+
+    Needs a model as `embed_in_published_order` does.
+    """
+    most, image = published_order.PROMPTS, embedding.features[0].to(model.device)
+    parts = []
+    with torch.inference_mode():
+        for i in range(0, len(prompts), most):
+            # Filled up with the last one: products of fewer prompts round otherwise.
+            wanted = np.minimum(np.arange(i, i + most), len(prompts) - 1)
+            placed = _placed(model, embedding, prompts.select(wanted))
+            draft = published_order.decode(
+                model.sam, image, points=placed["points"], labels=placed["labels"]
+            )
+            count = min(most, len(prompts) - i)
+            parts.append((draft.logits[:count, MULTIMASK], draft.iou[:count, MULTIMASK]))
+    logits, iou = (torch.cat(each) for each in zip(*parts, strict=True))
+    return logits, iou
 
 
 def embedding_key(model: Model, pixels: NDArray[np.uint8]) -> EmbeddingKey:
@@ -142,6 +184,8 @@ class Drafts:
     """Theirs, in pixels of the model's input."""
     rows: Tensor
     """(N,) the number of each one's prompt."""
+    numbers: Tensor
+    """(N,) which of the prompt's three masks each is."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -152,6 +196,7 @@ class Drafts:
             draft=Draft(*(part[chosen] for part in self.draft)),
             prompts=Prompted(*(part[chosen] for part in self.prompts)),
             rows=self.rows[chosen],
+            numbers=self.numbers[chosen],
         )
 
 
@@ -173,6 +218,7 @@ def draft_confident(
             *(torch.cat(each) for each in zip(*(p.prompts for p in parts), strict=True))
         ),
         rows=torch.cat([p.rows for p in parts]),
+        numbers=torch.cat([p.numbers for p in parts]),
     )
 
 
@@ -191,16 +237,18 @@ def _draft_chunk(
             draft=Draft(*(part[row, mask][:, None] for part in drawn)),
             prompts=Prompted(*(part[good[row]] for part in given)),
             rows=good[row] + first,
+            numbers=mask,
         )
 
 
 def finish_confident(
     model: Model, embedding: Embedding, drafts: Drafts, threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Drafts looked at again, if the model does so, and of them those above a threshold.
 
     Returns:
-        low-resolution logits (N, h, w), predicted IoU (N,), and number of the prompt (N,).
+        low-resolution logits (N, h, w), predicted IoU (N,), and of each the number of its prompt
+        and of its mask (N,).
     """
     features = prepared(model, embedding).features
     parts = []
@@ -209,9 +257,10 @@ def finish_confident(
             some = drafts.select(slice(i, i + _chunk(model)))
             logits, iou = model.network.finish(features, some.draft, some.prompts, last=False)
             kept = iou[:, 0] > threshold
-            parts.append((logits[kept, 0].float(), iou[kept, 0].float(), some.rows[kept]))
-    logits, iou, rows = (torch.cat(each) for each in zip(*parts, strict=True))
-    return logits, iou, rows
+            rows, numbers = some.rows[kept], some.numbers[kept]
+            parts.append((logits[kept, 0].float(), iou[kept, 0].float(), rows, numbers))
+    logits, iou, rows, numbers = (torch.cat(each) for each in zip(*parts, strict=True))
+    return logits, iou, rows, numbers
 
 
 def _placed(model: Model, embedding: Embedding, prompts: Prompts) -> dict[str, Tensor | None]:

@@ -58,8 +58,8 @@ class Prompts:
         if len(set(counts.values())) > 1:
             raise InputError(f"expected one entry per prompt everywhere, got {counts}")
 
-    def select(self, index: slice) -> Prompts:
-        """Some of the prompts."""
+    def select(self, index: slice | NDArray[np.int64]) -> Prompts:
+        """Some of the prompts, by range or number."""
         parts = {n: getattr(self, n) for n in ("points", "labels", "boxes", "masks")}
         return Prompts(**{n: None if v is None else v[index] for n, v in parts.items()})
 

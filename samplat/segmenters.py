@@ -64,7 +64,7 @@ class AutomaticFactory:
 
 
 def _check_parameters(options: Mapping[str, Any]) -> None:
-    from samplat.automatic import GridParameters
+    from samplat.grid import GridParameters
 
     try:
         GridParameters(**options)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding
 from samplat.machine_code import machine_code
+from samplat.masks import mask_box
 
 ROOM = 4096
 """For the beginnings and ends of runs, at first."""
@@ -40,6 +41,13 @@ class Outlined:
     """In pixels."""
     stability: float
     """Stability score (paper, appendix B)."""
+
+    @classmethod
+    def of(cls, mask: NDArray[np.bool_], stability: float) -> Outlined:
+        """Of a mask (H, W) that is there as a whole."""
+        edges = np.flatnonzero(np.diff(mask.T.ravel().view(np.int8), prepend=0))
+        runs = np.diff(edges, prepend=0, append=mask.size)
+        return cls(counts=runs, box=mask_box(mask), area=int(mask.sum()), stability=stability)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 import samplat
 from model.small import small_model
-from samplat.automatic import crop_boxes, distinct_masks, point_grid, stability_score
+from samplat.automatic import distinct_masks
+from samplat.grid import crop_boxes, point_grid
 from samplat.prediction import MULTIMASK, decode, upscale_logits
+from samplat.selection import stability_score
 
 PICTURE = np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 LOOSE = {"pred_iou_thresh": -5.0, "stability_score_thresh": 0.5, "points_per_side": 6}

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import samplat
 from model.small import small_model
-from samplat.automatic import GridParameters, _candidates, _chosen, stability_score
+from samplat.grid import GridParameters
 from samplat.masks import decode_rle, encode_runs, mask_box
 from samplat.prediction import upscale_logits
+from samplat.selection import Candidates, QuickLook, chosen, roughly_stable, stability_score
 from samplat.upscaling import Upscaling, boxes_above
 
 SIZES = st.integers(1, 200)
@@ -69,26 +70,32 @@ def test_filters_at_low_resolution_decide_as_at_full(seed, count, shape):
     parts = [blobs(seed + i, vit.sam.mask_input_size) for i in range(count)]
     logits = torch.cat([torch.zeros(0, *vit.sam.mask_input_size), *parts])
     iou, points = torch.linspace(1, 0.5, count), np.zeros((count, 2), np.float32)
-    params = GridParameters(stability_score_thresh=0.7, box_nms_thresh=1.0)
+    params = GridParameters(pred_iou_thresh=0.0, stability_score_thresh=0.7, box_nms_thresh=1.0)
     upscaling = Upscaling.of(vit, embedding)
-    found = _candidates(logits, iou, torch.arange(count), points, upscaling, params)
-    chosen = _chosen(found, upscaling, params)
+    found = Candidates(
+        logits=logits,
+        predicted_iou=iou.numpy(),
+        points=points,
+        numbers=np.zeros(count, np.int64),
+    ).within(upscaling)
+    found = roughly_stable(found, upscaling, params)
+    kept = chosen(found, QuickLook(found, upscaling, 1.0), upscaling, params)
     whole = upscale_logits(vit, embedding, logits[:, None])[:, 0]
     scores = stability_score(whole, 1.0)
     there = whole.flatten(1).gt(0).any(dim=1)
     sure = [i for i in range(count) if there[i] and abs(float(scores[i]) - 0.7) > 0.02]
     expected = {float(iou[i]) for i in sure if scores[i] >= 0.7}
-    got = dict(zip(map(float, chosen.predicted_iou), range(len(chosen)), strict=True))
+    got = dict(zip(map(float, kept.predicted_iou), range(len(kept)), strict=True))
     assert expected <= set(got)
     assert not {float(iou[i]) for i in sure if scores[i] < 0.7} & set(got)
     for i in sure:
         if (k := got.get(float(iou[i]))) is not None:
-            mask = decode_rle(chosen.rles[k], shape)
+            mask = decode_rle(kept.rles[k], shape)
             differing = mask != (whole[i] > 0).numpy()
             assert not (differing & (whole[i].abs() > 1e-4).numpy()).any()
-            assert tuple(chosen.boxes[k]) == mask_box(mask)
-            assert chosen.areas[k] == mask.sum()
-            assert chosen.stability[k] == pytest.approx(float(scores[i]), abs=1e-3)
+            assert tuple(kept.boxes[k]) == mask_box(mask)
+            assert kept.areas[k] == mask.sum()
+            assert kept.stability[k] == pytest.approx(float(scores[i]), abs=1e-3)
 
 
 def test_boxes_above():
