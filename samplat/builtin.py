@@ -44,7 +44,8 @@ def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
 @hookimpl
 def register_executors(register: Callable[[ExecutorFactory], None]) -> None:
     """One thread, or a few of them."""
-    from samplat.executors import SerialFactory, ThreadsFactory
+    from samplat.executors import OverlappingFactory, SerialFactory, ThreadsFactory
 
+    register(OverlappingFactory())
     register(SerialFactory())
     register(ThreadsFactory())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -53,6 +54,51 @@ class SerialExecutor:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OverlappingExecutor:
+    """Reads the next and writes the last while one is worked on.
+
+    For tasks with `stages`: three functions, of an index; of an index and what the first one
+    returned; and of an index and what the second one returned. Other tasks run one by one.
+    """
+
+    ahead: int = 1
+    """How many wait before and after the middle stage at most: bounds memory."""
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        """Results in the order of `indices`. The middle stage runs in this thread."""
+        stages = getattr(task, "stages", None)
+        if stages is None:
+            yield from SerialExecutor().map(task, indices)
+            return
+        first, middle, last = stages
+        rest, read, written = iter(indices), deque[tuple[int, Any]](), deque[Future[T]]()
+        with _thread("read") as reader, _thread("write") as writer:
+
+            def read_ahead() -> None:
+                for index in islice(rest, self.ahead + 1 - len(read)):
+                    read.append((index, reader.submit(first, index)))
+
+            try:
+                read_ahead()
+                while read:
+                    index, waiting = read.popleft()
+                    given = waiting.result()
+                    read_ahead()
+                    written.append(writer.submit(last, index, middle(index, given)))
+                    while len(written) > self.ahead:
+                        yield written.popleft().result()
+                while written:
+                    yield written.popleft().result()
+            finally:
+                for future in [*(each for _, each in read), *written]:
+                    future.cancel()
+
+
+def _thread(name: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"samplat-{name}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ThreadsExecutor:
     """A few threads of this process, with a bounded queue, so that memory is bounded too."""
 
@@ -86,6 +132,17 @@ class SerialFactory:
     def create(self) -> SerialExecutor:
         """It has no options."""
         return SerialExecutor()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlappingFactory:
+    """Makes the overlapping executor."""
+
+    name: str = "overlapping"
+
+    def create(self) -> OverlappingExecutor:
+        """It has no options."""
+        return OverlappingExecutor()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,7 +53,8 @@ class SegmenterFactory(Protocol):
         ...
 
     # A factory that loads models may also have `with_models(models) -> SegmenterFactory`: it is
-    # called once with all registered models by name.
+    # called once with all registered models by name. One that encodes tiles may have
+    # `with_embeddings(folder) -> SegmenterFactory`, called before `create` if a job names one.
 
     def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""
@@ -106,6 +107,9 @@ class SegmentJob:
     """Objects of fewer pixels, after merging, become background."""
     seams: SeamRules = field(default_factory=SeamRules)
     """When objects of neighbouring tiles are one."""
+    embeddings: str | None = None
+    """Folder of an `EmbeddingCache` for segmenters that encode tiles. No label depends on it: a run
+    with other thresholds finds its tiles encoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +190,8 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
     """
     _check_parameters(job)
     factory = tools.segmenter(job.segmenter)
+    if job.embeddings is not None and not hasattr(factory, "with_embeddings"):
+        raise InputError(f"segmenter {job.segmenter} keeps no embeddings: leave the cache out")
     segmenter = factory.identity(job.model, **job.segmenter_options)
     source = tools.open_source(job.source)
     try:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,17 +128,41 @@ def open_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = None) 
 
 def load_segmenter(job: SegmentJob, tools: Tools) -> Segmenter:
     """The segmenter that a job names, ready for tiles."""
-    return tools.segmenter(job.segmenter).create(job.model, **job.segmenter_options)
+    factory = tools.segmenter(job.segmenter)
+    if job.embeddings is not None and hasattr(factory, "with_embeddings"):  # `plan` refuses others
+        factory = factory.with_embeddings(job.embeddings)
+    return factory.create(job.model, **job.segmenter_options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePixels:
+    """What the segmenter sees of a tile and its halo."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3)."""
+    valid: NDArray[np.bool_]
+    """(1, H, W)."""
 
 
 def segment_tile(bench: Bench, tile: Tile) -> TileObjects | None:
     """The objects of one tile; None where it has no valid pixel to write."""
-    job, shape = bench.plan.job, bench.plan.info.shape
+    return find_objects(bench, tile, read_tile(bench, tile))
+
+
+def read_tile(bench: Bench, tile: Tile) -> TilePixels | None:
+    """A tile's pixels, stretched; None where none to write is valid."""
     raw, valid = _read(bench.source, tile.read)
     if not valid[tile.write.relative_to(tile.read).slices].any():
         return None
-    pixels = to_rgb(bench.plan.stretch(raw, valid))[0]
-    masks = bench.segmenter(enlarge(pixels, job.scale), enlarge(valid[0], job.scale))
+    return TilePixels(pixels=to_rgb(bench.plan.stretch(raw, valid))[0], valid=valid)
+
+
+def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjects | None:
+    """The objects of a tile that was read."""
+    if seen is None:
+        return None
+    job, shape, valid = bench.plan.job, bench.plan.info.shape, seen.valid
+    masks = bench.segmenter(enlarge(seen.pixels, job.scale), enlarge(valid[0], job.scale))
     masks = shrink(masks, job.scale)
     return tile_objects(masks, tile=tile, valid=valid, image_shape=shape, overlaps=job.overlaps)
 
@@ -159,46 +183,77 @@ class TileTask:
 
     def __call__(self, index: int) -> TileRecord:
         """The tile's new record. Raises only what concerns the whole job."""
+        return self.write(index, self.find(index, self.read(index)))
+
+    @property
+    def stages(self) -> tuple[Callable[..., Any], ...]:
+        """The same in three steps, for executors that let them overlap from tile to tile."""
+        return self.read, self.find, self.write
+
+    def read(self, index: int) -> Attempt[TilePixels | None]:
+        """The tile's pixels, at the first try."""
         bench = _shared_bench(self.plan, self.tools)
+        return _attempt(functools.partial(read_tile, bench, self.plan.grid[index]), 1)
+
+    def find(self, index: int, seen: Attempt[TilePixels | None]) -> Attempt[TileObjects | None]:
+        """Its objects; after a failure, of reading too, it is tried again from the start."""
+        bench, tile = _shared_bench(self.plan, self.tools), self.plan.grid[index]
+        if seen.error:
+            found = Attempt[TileObjects | None](error=seen.error, seconds=seen.seconds)
+        else:
+            found = _attempt(lambda: find_objects(bench, tile, seen.result), 1, seen.seconds)
+        while found.error and found.number < ATTEMPTS:
+            found = _attempt(functools.partial(segment_tile, bench, tile), found.number + 1)
+        return found
+
+    def write(self, index: int, found: Attempt[TileObjects | None]) -> TileRecord:
+        """Its record, after its objects."""
         store = JobStore(path=Path(self.plan.job.job_dir))
-        record = _attempt_tile(bench, store, self.plan.grid[index])
+        record = _record(store, self.plan.grid[index], found)
         store.write_record(record)
         return record
 
 
-def _attempt_tile(bench: Bench, store: JobStore, tile: Tile) -> TileRecord:
-    error = ""
-    for attempt in range(1, ATTEMPTS + 1):
-        began = time.monotonic()
-        try:
-            objects = segment_tile(bench, tile)
-        except Exception as failure:  # noqa: BLE001 whatever a tile does, the others go on
-            error = f"{type(failure).__name__}: {failure}"
-            continue
-        return _record(store, tile, objects, attempt, began)
-    return TileRecord(
-        index=tile.index,
-        outcome="quarantined",
-        objects=0,
-        objects_sha256=None,
-        attempts=ATTEMPTS,
-        seconds=round(time.monotonic() - began, 3),
-        peak_mb=_peak_mb(),
-        error=error,
-    )
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Generic[T]):
+    """What came of a try at a tile."""
+
+    number: int = 1
+    """Of the try, from 1."""
+    seconds: float = 0.0
+    """It took."""
+    result: T | None = None
+    """Unless it failed."""
+    error: str = ""
+    """What failed, or nothing."""
 
 
-def _record(
-    store: JobStore, tile: Tile, objects: TileObjects | None, attempt: int, began: float
-) -> TileRecord:
+def _attempt(work: Callable[[], T], number: int, before: float = 0.0) -> Attempt[T]:
+    began = time.monotonic()
+    try:
+        result = work()
+    except Exception as failure:  # noqa: BLE001 whatever a tile does, the others go on
+        seconds = before + time.monotonic() - began
+        error = f"{type(failure).__name__}: {failure}"
+        return Attempt(number=number, seconds=seconds, error=error)
+    return Attempt(number=number, seconds=before + time.monotonic() - began, result=result)
+
+
+def _record(store: JobStore, tile: Tile, found: Attempt[TileObjects | None]) -> TileRecord:
+    objects, outcome = found.result, "done"
+    if found.error:
+        outcome = "quarantined"
+    elif objects is None:
+        outcome = "skipped"
     return TileRecord(
         index=tile.index,
-        outcome="skipped" if objects is None else "done",
+        outcome=outcome,  # type: ignore[arg-type] # one of the three
         objects=0 if objects is None else len(objects),
         objects_sha256=None if objects is None else store.write_objects(objects),
-        attempts=0 if objects is None else attempt,
-        seconds=round(time.monotonic() - began, 3),
+        attempts=0 if outcome == "skipped" else found.number,
+        seconds=round(found.seconds, 3),
         peak_mb=_peak_mb(),
+        error=found.error or None,
     )
 
 

@@ -13,6 +13,7 @@ from samplat.errors import InputError
 from samplat.masks import MaskSet
 
 if TYPE_CHECKING:
+    from samplat.cache import EmbeddingCache
     from samplat.checkpoints import Model, ModelSpec
 
 
@@ -24,13 +25,18 @@ class AutomaticSegmenter:
     """A loaded model."""
     options: Mapping[str, Any]
     """Parameters of `generate_masks`."""
+    cache: EmbeddingCache | None = None
+    """Where embeddings of tiles are kept, if they are."""
 
     def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
         """Embed the tile, then ask for a mask at every point of the grid."""
         from samplat.automatic import generate_masks
         from samplat.prediction import embed
 
-        embedding = embed(self.model, pixels)
+        if self.cache is not None:
+            embedding = self.cache.embed(self.model, pixels)
+        else:
+            embedding = embed(self.model, pixels)
         return generate_masks(self.model, embedding, **self.options)
 
 
@@ -41,10 +47,16 @@ class AutomaticFactory:
     name: str = "automatic"
     models: Mapping[str, ModelSpec] | None = None
     """Models by name; None for the core's own."""
+    embeddings: str | None = None
+    """Folder of an `EmbeddingCache`; None: nothing is kept."""
 
     def with_models(self, models: Mapping[str, ModelSpec]) -> AutomaticFactory:
         """The same factory, knowing the models of plugins too."""
         return replace(self, models=models)
+
+    def with_embeddings(self, folder: str) -> AutomaticFactory:
+        """The same factory, whose segmenters keep embeddings in a folder."""
+        return replace(self, embeddings=folder)
 
     def create(self, model: str | None, **options: Any) -> AutomaticSegmenter:
         """Load the model; options are those of `generate_masks`."""
@@ -54,7 +66,15 @@ class AutomaticFactory:
         loaded = load_model(_needed(model), models=self.models)
         # a file states defaults of its own, which no tile should be the first to try
         _check_parameters({**loaded.grid_defaults, **options})
-        return AutomaticSegmenter(model=loaded, options=options)
+        return AutomaticSegmenter(model=loaded, options=options, cache=self._cache())
+
+    def _cache(self) -> EmbeddingCache | None:
+        from samplat.cache import EmbeddingCache
+
+        # With all their bits, so that labels do not depend on what was there; and not in memory:
+        # a job does not come back to a tile.
+        folder = self.embeddings
+        return EmbeddingCache(folder, storage="full", memory=0) if folder is not None else None
 
     def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
         """The weights' digest, and the options."""

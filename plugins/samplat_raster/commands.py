@@ -68,7 +68,15 @@ def tile_segment(
     segmenter: Annotated[
         str, typer.Option(help="What finds the masks of a tile; plugins may add some.")
     ] = "automatic",
-    executor: Annotated[str, typer.Option(help="serial or threads.")] = "serial",
+    executor: Annotated[
+        str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
+    ] = "overlapping",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for embeddings of tiles: other thresholds then need no encoding."
+        ),
+    ] = None,
     job_dir: Annotated[
         Path | None, typer.Option(help="Where the run keeps its state; beside the first output.")
     ] = None,
@@ -119,6 +127,7 @@ def tile_segment(
         scale=scale,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_area=min_area,
+        embeddings=str(cache) if cache else None,
     )
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
     planned = run.check()

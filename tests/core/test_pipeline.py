@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,15 +14,22 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from core.oracle import ArraySource, OracleFactory, oracle_job, oracle_tools, paint, random_labels
+from samplat import pipeline
 from samplat.errors import InputError, JobError
-from samplat.executors import Executor, SerialExecutor, ThreadsExecutor, ThreadsFactory
+from samplat.executors import (
+    Executor,
+    OverlappingExecutor,
+    SerialExecutor,
+    ThreadsExecutor,
+    ThreadsFactory,
+)
 from samplat.files import sha256
 from samplat.job import JobResult
 from samplat.masks import MaskSet, mask_set
-from samplat.pipeline import TileTask, plan, run_job
+from samplat.pipeline import Bench, TileTask, plan, run_job
 from samplat.progress import Silent
 from samplat.shards import HOLE
-from samplat.tiles import Window
+from samplat.tiles import Tile, Window
 
 T = TypeVar("T")
 
@@ -84,6 +92,8 @@ def test_table_describes_the_labels(job_dir: Path) -> None:
 
 EXECUTORS: list[Executor] = [
     *(Shuffled(seed) for seed in range(6)),
+    OverlappingExecutor(),
+    OverlappingExecutor(ahead=3),
     ThreadsExecutor(workers=1),
     ThreadsExecutor(workers=2),
     ThreadsExecutor(workers=4),
@@ -239,6 +249,27 @@ def test_a_tile_gets_three_attempts(job_dir: Path) -> None:
     assert one_square(job_dir, failures=2).tiles[0].attempts == 3
 
 
+@pytest.mark.parametrize("kind", ["reading", "segmenting"])
+@pytest.mark.parametrize("executor", [SerialExecutor(), OverlappingExecutor()], ids=str)
+def test_a_first_try_that_fails_counts(
+    job_dir: Path, executor: Executor, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, failed = ArraySource(paint(scene())), []
+    name = {"reading": "read_tile", "segmenting": "find_objects"}[kind]
+    real = getattr(pipeline, name)
+
+    def once(bench: Bench, tile: Tile, *more: Any) -> Any:
+        if tile.index == 1 and not failed:
+            failed.append(tile)
+            raise OSError("a bad moment")
+        return real(bench, tile, *more)
+
+    monkeypatch.setattr(pipeline, name, once)
+    result = run_job(oracle_job(job_dir), tools=oracle_tools(image=image), executor=executor)
+    assert [t.attempts for t in result.tiles] == [2 if t.index == 1 else 1 for t in result.tiles]
+    assert same_partition(whole(result), scene())
+
+
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_an_enlarged_tile_gives_masks_of_the_image(scale: int, job_dir: Path) -> None:
     labels = whole(one_square(job_dir, scale=scale))
@@ -339,7 +370,64 @@ def test_jobs_and_tasks_pickle(job_dir: Path) -> None:
     assert task.plan == planned
 
 
-@pytest.mark.parametrize("executor", [SerialExecutor(), ThreadsExecutor(workers=3)], ids=str)
+class Steps:
+    """Three stages that say when they begin and end, and can be made to wait."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.said: list[tuple[str, int]] = []
+        self.fails = fails
+        self.next_read = threading.Event()
+
+    @property
+    def stages(self) -> tuple[Callable[..., int], ...]:
+        return self.read, self.work, self.write
+
+    def __call__(self, index: int) -> int:
+        raise AssertionError("its stages are to be used")
+
+    def read(self, index: int) -> int:
+        self.said.append(("read", index))
+        if index == 1:
+            self.next_read.set()
+        return 10 * index
+
+    def work(self, index: int, given: int) -> int:
+        assert threading.current_thread() is threading.main_thread()
+        assert self.next_read.wait(5), "the next one is not read meanwhile"
+        if index == self.fails:
+            raise JobError("no")
+        self.said.append(("work", index))
+        return given + 1
+
+    def write(self, index: int, found: int) -> int:
+        self.said.append(("write", index))
+        return found
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 5])
+def test_stages_overlap_and_no_more_wait_than_asked_for(ahead: int) -> None:
+    steps, results = Steps(), []
+    for result in OverlappingExecutor(ahead=ahead).map(steps, range(12)):
+        results.append(result)
+        read = sum(what == "read" for what, _ in steps.said)
+        worked = sum(what == "work" for what, _ in steps.said)
+        assert read - worked <= ahead + 1
+        assert worked - len(results) <= ahead
+    assert results == [10 * i + 1 for i in range(12)]
+    for stage in ("read", "work", "write"):
+        assert [i for what, i in steps.said if what == stage] == list(range(12))
+
+
+def test_a_stage_that_fails_ends_the_run_without_reading_on() -> None:
+    steps = Steps(fails=3)
+    with pytest.raises(JobError):
+        list(OverlappingExecutor().map(steps, range(50)))
+    assert max(i for _, i in steps.said) <= 6
+
+
+@pytest.mark.parametrize(
+    "executor", [SerialExecutor(), OverlappingExecutor(), ThreadsExecutor(workers=3)], ids=str
+)
 def test_executors_run_everything_once_and_pass_on_errors(executor: Executor) -> None:
     assert sorted(executor.map(lambda i: i * i, range(50))) == [i * i for i in range(50)]
 

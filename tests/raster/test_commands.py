@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from numpy.typing import NDArray
 
 from model.small import small_model
 from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
@@ -250,6 +251,37 @@ def test_a_bad_model_is_refused_before_anything_is_made(
     answer = samplat("tile-segment", scene, tmp_path / "out.tif", *ONE_TILE, "--model", path, *dry)
     refused(answer, 1, told)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_thresholds_need_no_encoding(
+    samplat: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And labels are the same with a cache and without one, as the job is."""
+    scene = write(tmp_path / "scene.tif", painted(blobs((64, 100), 9)), **UTM)
+    model = good_model(tmp_path / "good.safetensors")
+    loose = ("--tile-size", 64, "--halo", 0, "--points-per-side", 2, "--stability-thresh", 0.1)
+
+    def run(name: str, least: float, *more: Any) -> NDArray[Any]:
+        options = (*loose, "--model", model, "--pred-iou-thresh", least, *more)
+        code, _, err = samplat("tile-segment", scene, tmp_path / name, *options)
+        assert code == 0, err
+        with rasterio.open(tmp_path / name) as labels:
+            return labels.read(1)
+
+    plain, first = run("a.tif", -9), run("b.tif", -9, "--cache", tmp_path / "cache")
+    assert (plain > 0).any()
+    assert np.array_equal(plain, first)
+    monkeypatch.setattr("samplat.cache.embed", lambda *_: pytest.fail("encoded again"))
+    run("c.tif", 0.5, "--cache", tmp_path / "cache")
+    again = run("b.tif", -9, "--cache", tmp_path / "cache", "--overwrite")
+    assert np.array_equal(plain, again)
+
+
+def test_a_segmenter_that_keeps_no_embeddings_is_told_apart(
+    samplat: Cli, scene: Path, tmp_path: Path
+) -> None:
+    answer = samplat("tile-segment", scene, tmp_path / "out.tif", *QUICK, "--cache", tmp_path)
+    refused(answer, 1, "keeps no embeddings")
 
 
 def test_the_job_directory_of_a_refused_model_is_free_for_the_right_one(
