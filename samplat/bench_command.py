@@ -25,6 +25,9 @@ def bench(
     model: Annotated[str, typer.Option(help="Name, or path of a checkpoint.")] = "samplat-tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the encoder.")
+    ] = False,
     size: Annotated[int, typer.Option(min=16, help="Side of the image in pixels.")] = 512,
     points_per_side: Annotated[int, typer.Option(min=1, help="Of the automatic masks.")] = 8,
     runs: Annotated[int, typer.Option(min=1, help="Runs whose median is told.")] = 5,
@@ -39,7 +42,13 @@ def bench(
     from samplat.plugins import registry
     from samplat.speed import machine, measure, sample_image
 
-    loaded = load_model(model, device=device, precision=precision, models=registry().models())
+    loaded = load_model(
+        model,
+        device=device,
+        precision=precision,
+        compiled=compiled,
+        models=registry().models(),
+    )
     facts = {"model": loaded.name, **machine(loaded)}
     for name, value in facts.items():
         typer.echo(f"{name + ':':<12}{value}")

@@ -77,18 +77,23 @@ class Model:
     """Where the network lives."""
     grid_defaults: Mapping[str, float] = field(default_factory=dict)
     """Defaults of `generate_masks` that suit this model better than the paper's."""
+    compiled: bool = False
+    """Whether torch compiles the encoder, where it can."""
     network: Sam = field(init=False, repr=False, compare=False)
     """What `embed` and `predict` run: `sam`, or, where that normalises over batches, a copy made
     faster for them; see `samplat.model.fused`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "network", _as_run(self.sam, self.precision))
+        network = _as_run(self.sam, self.precision, compiled=self.compiled)
+        object.__setattr__(self, "network", network)
 
 
-def _as_run(sam: Sam, precision: str) -> Sam:
+def _as_run(sam: Sam, precision: str, *, compiled: bool) -> Sam:
+    from samplat.model.compiled import with_compiled_encoder
     from samplat.model.fused import can_be_fused, fused
 
-    return fused(sam, dtype_of(precision)) if can_be_fused(sam) else sam
+    network = fused(sam, dtype_of(precision)) if can_be_fused(sam) else sam
+    return with_compiled_encoder(network) if compiled else network
 
 
 def registry() -> dict[str, ModelSpec]:
@@ -134,6 +139,7 @@ def load_model(
     device: str | torch.device = "auto",
     precision: str = "auto",
     image_size: int | None = None,
+    compiled: bool = False,
     models: Mapping[str, ModelSpec] | None = None,
     offline: bool = False,
 ) -> Model:
@@ -147,6 +153,8 @@ def load_model(
         precision: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware computes in it.
         image_size: another side of the model's input than the weights', a multiple of 32 pixels;
             positions are interpolated.
+        compiled: let torch compile the encoder at the first image of each size, half a minute for
+            ViT-B. Where that fails, it is said and the encoder runs as it is.
         models: models by name instead of `registry()`; plugins add theirs this way.
         offline: forbid downloads.
 
@@ -172,6 +180,7 @@ def load_model(
         precision=chosen,
         device=target,
         grid_defaults=_grid_defaults(metadata),
+        compiled=compiled,
     )
 
 

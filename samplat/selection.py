@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -145,7 +146,8 @@ class ExactLook:
 
 def exactly_stable(found: Candidates, quick: QuickLook, threshold: float) -> Candidates:
     """Those that are stable enough at the image's resolution, give or take rounding."""
-    scores = [quick.outline(i).stability for i in range(len(found))]
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        scores = list(threads.map(lambda i: quick.outline(i).stability, range(len(found))))
     return found.select(np.flatnonzero(np.array(scores) >= threshold - ROUNDING))
 
 
