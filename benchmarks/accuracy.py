@@ -60,6 +60,7 @@ COLUMNS = (
     "ms_prompt",
 )
 PROGRESS_SECONDS = 10.0
+STORAGES = ("full", "half", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +211,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("dir", nargs="?", type=Path, default=default_root(), metavar="DIR")
     add("--model", default="samplat-tiny", help="name or path, as load_model takes it")
+    add("--storage", choices=STORAGES, help="embeddings as a cache would give them back")
     add("--json", type=Path, metavar="OUT", help="write {set: {n, box, ...}} here")
     add("--sets", metavar="A,B", help="only these sets")
     add("--limit", type=_positive, metavar="N", help="at most N pictures a set")
@@ -245,7 +247,9 @@ def run(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
         every=arguments.every,
         limit=arguments.limit,
     )
-    model = None if arguments.classical_only else SamplatSegmenter(arguments.model)
+    model = None
+    if not arguments.classical_only:
+        model = SamplatSegmenter(arguments.model, arguments.storage)
     if model:
         warm_up(model)
     results = {}

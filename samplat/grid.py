@@ -49,8 +49,9 @@ class GridParameters:
     min_mask_region_area: int = 0
     """Holes and islands of fewer pixels are removed; 0 leaves them."""
     exact: bool = False
-    """Filters look at every mask at the image's resolution, as in the reference generator. Without
-    it low resolution is enough where it leaves no doubt, and only what stays is upscaled."""
+    """Masks rounded as the published code rounds them: those that may stay are drawn again in its
+    order of operations, in full precision, and an image that is given is encoded so too. Of models
+    that are not the paper's ViTs, all confident masks are filtered at the image's resolution."""
 
     def __post_init__(self) -> None:
         if (self.points_per_side is None) == (self.point_grids is None):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.prompts import Prompts
+from samplat.stored_embeddings import Storage, decode_embedding, encode_embedding
 
 
 class Result(Protocol):
@@ -43,13 +44,20 @@ class Segmenter(Protocol):
 
 
 class SamplatSegmenter:
-    """A model of samplat by name or path."""
+    """A model of samplat by name or path.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the model.
+        storage: embeddings are what an `EmbeddingCache` of this storage would give back; None: as
+            they are computed.
+    """
+
+    def __init__(self, name: str, storage: Storage | None = None) -> None:
         import samplat
 
         self._samplat = samplat
         self._model = samplat.load_model(name)
+        self._storage = storage
 
     @property
     def parameters(self) -> int:
@@ -58,7 +66,10 @@ class SamplatSegmenter:
 
     def embed(self, image: NDArray[np.uint8]) -> Any:
         """`samplat.embed`."""
-        return self._samplat.embed(self._model, image)
+        embedding = self._samplat.embed(self._model, image)
+        if self._storage is None:
+            return embedding
+        return decode_embedding(encode_embedding(embedding, self._storage))[0]
 
     def predict(self, embedding: Any, prompts: Prompts, *, multimask: bool) -> Result:
         """`samplat.predict`."""
