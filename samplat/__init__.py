@@ -36,7 +36,7 @@ _HOME = {
     "model.mask_decoder": ("Draft",),
     "model.sam": ("BUILDERS", "Sam", "frame_size", "input_scale", "merged_masks"),
     "model.windows": ("Prompted", "Windows"),
-    "pipeline": ("run_job",),
+    "pipeline": ("Rehearsal", "rehearse", "run_job"),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
@@ -74,6 +74,7 @@ __all__ = [
     "Prompter",
     "Prompts",
     "Registry",
+    "Rehearsal",
     "Rescaler",
     "Sam",
     "SamplatError",
@@ -103,6 +104,7 @@ __all__ = [
     "plan",
     "predict",
     "registry",
+    "rehearse",
     "run_job",
     "save_model",
     "segment",
@@ -139,7 +141,7 @@ if TYPE_CHECKING:
     from samplat.model.mask_decoder import Draft
     from samplat.model.sam import BUILDERS, Sam, frame_size, input_scale, merged_masks
     from samplat.model.windows import Prompted, Windows
-    from samplat.pipeline import run_job
+    from samplat.pipeline import Rehearsal, rehearse, run_job
     from samplat.pixels import (
         ImageInfo,
         ImageSource,

@@ -175,6 +175,44 @@ def _read(source: ImageSource, window: Window) -> tuple[NDArray[Any], NDArray[np
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a run will take, by one tile of it that was worked on and thrown away."""
+
+    seconds: float
+    """For a tile."""
+    peak_bytes: int
+    """Most memory of the process, with the tiles that wait to be worked on and to be written."""
+    objects: int
+    """Of that tile."""
+
+
+def rehearse(planned: Plan, tools: Tools, *, ahead: int = 1) -> Rehearsal | None:
+    """Load the segmenter and work on one tile, the middle one or else the first with data.
+
+    Args:
+        planned: the job; nothing is written.
+        tools: what its names stand for.
+        ahead: tiles that the executor lets wait on each side of the model.
+
+    Returns:
+        None if no tile has data.
+    """
+    bench = open_bench(planned, tools)
+    try:
+        for index in (len(planned.grid) // 2, *range(len(planned.grid))):
+            tile, began = planned.grid[index], time.monotonic()
+            if (seen := read_tile(bench, tile)) is not None:
+                found = find_objects(bench, tile, seen)
+                seconds = time.monotonic() - began
+                waiting = 2 * ahead * (seen.pixels.nbytes + seen.valid.nbytes)
+                peak = int(_peak_mb() * 2**20) + waiting
+                return Rehearsal(seconds=seconds, peak_bytes=peak, objects=len(found or ()))
+    finally:
+        bench.source.close()
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TileTask:
     """Segments one tile and enters it in the ledger; what a worker of any kind is sent."""
 

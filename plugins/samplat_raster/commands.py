@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from samplat import Exporter, JobResult, Plan, Progress, Registry, SegmentJob, SourceSpec
+    from samplat import (
+        Exporter,
+        JobResult,
+        Plan,
+        Progress,
+        Registry,
+        Rehearsal,
+        SegmentJob,
+        SourceSpec,
+    )
 
 UNKNOWN_INPUT_SIZE = 1024
 """Taken as the side of a model's input when only its file is given: that of the paper's models."""
@@ -86,7 +95,8 @@ def tile_segment(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check everything, load the model, say what would be done, stop."
+            "--dry-run",
+            help="Check everything, try one tile, say what would be done and what it would take.",
         ),
     ] = False,
     offline: Annotated[
@@ -181,10 +191,12 @@ class _Run:
         return planned
 
     def describe(self, planned: Plan) -> None:
-        """Say what would be done, once the model has been loaded; a run does that by itself."""
-        job = self.job
-        self.tools.segmenter(job.segmenter).create(job.model, **job.segmenter_options)
+        """Say what would be done and what it would take, by one tile; a run does not ask first."""
+        from samplat import rehearse
+
+        rehearsed = rehearse(planned, self.tools)
         typer.echo(_described(planned, self.exporters))
+        typer.echo(_projected(rehearsed, len(planned.grid)))
 
     def carry_out(self, executor: str, *, overwrite: bool) -> None:
         """Run the job, write the outputs, say what was done."""
@@ -313,6 +325,16 @@ def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
         *(f"would write {output} ({exporter.name})" for output, exporter in exporters.items()),
     )
     return "\n".join(lines)
+
+
+def _projected(one: Rehearsal | None, tiles: int) -> str:
+    if one is None:
+        return "no tile has data"
+    minutes, gib = one.seconds * tiles / 60, one.peak_bytes / 2**30
+    return (
+        f"one tile: {one.seconds:.1f} s, {one.objects} objects\n"
+        f"all of them: about {minutes:.1f} min, {gib:.2f} GiB of memory at most"
+    )
 
 
 def _crs_name(crs: str | None) -> str:

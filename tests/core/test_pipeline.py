@@ -26,7 +26,7 @@ from samplat.executors import (
 from samplat.files import sha256
 from samplat.job import JobResult
 from samplat.masks import MaskSet, mask_set
-from samplat.pipeline import Bench, TileTask, plan, run_job
+from samplat.pipeline import Bench, TileTask, plan, rehearse, run_job
 from samplat.progress import Silent
 from samplat.shards import HOLE
 from samplat.tiles import Tile, Window
@@ -441,3 +441,20 @@ def test_executors_run_everything_once_and_pass_on_errors(executor: Executor) ->
 def test_threads_need_a_worker() -> None:
     with pytest.raises(InputError, match="at least 1 worker"):
         ThreadsFactory().create(workers=0)
+
+
+def test_a_rehearsal_works_on_a_tile_with_data_and_writes_nothing(job_dir: Path) -> None:
+    valid = np.zeros((50, 61), bool)
+    valid[40:, 50:] = True
+    tools = oracle_tools(image=ArraySource(paint(scene()), valid))
+    planned = plan(oracle_job(job_dir), tools)
+    one = rehearse(planned, tools)
+    assert one is not None
+    assert one.seconds > 0
+    assert one.peak_bytes > 20 * 2**20
+    more = rehearse(planned, tools, ahead=10_000)
+    assert more is not None
+    assert more.peak_bytes - one.peak_bytes > 9_999 * 2 * 3 * 100
+    assert not job_dir.exists()
+    nothing = oracle_tools(image=ArraySource(paint(scene()), np.zeros((50, 61), bool)))
+    assert rehearse(plan(oracle_job(job_dir), nothing), nothing) is None

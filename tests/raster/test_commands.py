@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,10 @@ def test_a_dry_run_writes_nothing(samplat: Cli, scene: Path, tmp_path: Path) -> 
     assert "CRS: WGS 84 / UTM zone 14N" in out
     assert f"would write {tmp_path / 'out.tif'} (cog)" in out
     assert sorted(tmp_path.rglob("*")) == before
+    gib = re.search(r"about [0-9.]+ min, ([0-9.]+) GiB of memory at most", out)
+    assert gib is not None
+    assert 0.05 < float(gib[1]) < 64
+    assert re.search(r"one tile: [0-9.]+ s, [1-9][0-9]* objects\n", out)
 
 
 def test_failed_tiles_are_named_and_the_rest_is_written(samplat: Cli, tmp_path: Path) -> None:
