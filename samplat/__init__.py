@@ -17,6 +17,7 @@ from samplat.errors import (
 )
 
 _HOME = {
+    "allocation": ("keep_freed_memory",),
     "automatic": ("generate_masks",),
     "grid": ("GridParameters",),
     "cache": ("CacheInfo", "EmbeddingCache"),
@@ -98,6 +99,7 @@ __all__ = [
     "hookimpl",
     "input_scale",
     "install_model",
+    "keep_freed_memory",
     "load_model",
     "mask_set",
     "merged_masks",
@@ -122,6 +124,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from samplat.allocation import keep_freed_memory
     from samplat.automatic import generate_masks
     from samplat.cache import CacheInfo, EmbeddingCache
     from samplat.checkpoints import (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from samplat.allocation import keep_freed_memory
 from samplat.bench_command import bench
 from samplat.cache_commands import cache_app
 from samplat.errors import InputError, SamplatError
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     0 done, 1 failed, 2 wrong usage, 3 holes left, 130 stopped with Ctrl-C.
     """
     debug = os.environ.get("SAMPLAT_DEBUG") == "1"
+    keep_freed_memory()
     try:
         build_app()(arguments, prog_name="samplat")
     except SamplatError as error:
