@@ -31,7 +31,7 @@ COARSE = 1.0
 """Pixels of the model's input along a cell of the refiner's window from which a mask is cut."""
 CHROMA = 8.0
 """Least mean difference between the largest and the smallest of three channels, of 255 levels."""
-ROUNDS, ROUGH_STEPS, STEPS = 4, 30, 60
+ROUNDS, ROUGH_STEPS, STEPS = 4, 30, 40
 ROUGH_GAMMA, GAMMA = 30.0, 20.0
 """Costs of a cut between like cells, at half and at full resolution, as in `colour_cuts`."""
 FIRMNESS = 2.0
