@@ -28,6 +28,7 @@ from samplat.upscaling import Outlined, Upscaling, boxes_above
 CELL_MARGIN, CELL_NOISE = 0.02, 2.0
 """How far a stability score at low resolution may be off: the second, divided by the area to
 the power of 3/4, is what counting whole cells, or larger pixels, along the edge does."""
+NO_RUNS = np.zeros(0, np.int64)
 ROUNDING = 1e-4
 """How far scores may be off that were computed in another order than the published one."""
 
@@ -90,9 +91,13 @@ class Looker(Protocol):
     """Looks at candidates, by number, at the image's resolution."""
 
     together: int
-    """How many at once are the least work for each."""
+    """Of how many prompts at once candidates are the least work for each."""
     slack: float
     """How far the predicted IoU that it finds may be from that of the candidate."""
+
+    def prompt_to_draw(self, number: int) -> int | None:
+        """The prompt that has to be drawn for a candidate, if one has to."""
+        ...
 
     def __call__(self, numbers: list[int]) -> list[Looked]:
         """What it sees of each."""
@@ -107,6 +112,10 @@ class QuickLook:
     def __init__(self, found: Candidates, upscaling: Upscaling, offset: float) -> None:
         self._iou, self._upscaling, self._offset = found.predicted_iou, upscaling, offset
         self._logits = found.logits.float().cpu().numpy()
+
+    def prompt_to_draw(self, number: int) -> int | None:
+        """See `Looker`."""
+        return number
 
     def __call__(self, numbers: list[int]) -> list[Looked]:
         """See `Looker`."""
@@ -126,22 +135,32 @@ class ExactLook:
         self, model: Model, embedding: Embedding, found: Candidates, offset: float
     ) -> None:
         self._model, self._embedding, self._offset = model, embedding, offset
-        self._points, self._numbers = found.points, found.numbers
+        self._points, which = np.unique(found.points, axis=0, return_inverse=True)
+        self._prompts, self._numbers = which.reshape(-1), found.numbers
+        self._looked: dict[int, Looked] = {}
+
+    def prompt_to_draw(self, number: int) -> int | None:
+        """See `Looker`."""
+        return None if number in self._looked else int(self._prompts[number])
 
     def __call__(self, numbers: list[int]) -> list[Looked]:
-        """See `Looker`."""
-        points, which = np.unique(self._points[numbers], axis=0, return_inverse=True)
-        prompts = Prompts(points=points[:, None])
+        """See `Looker`. All candidates of a prompt are looked at as soon as it is drawn."""
+        drawn = sorted({p for i in numbers if (p := self.prompt_to_draw(i)) is not None})
+        if drawn:
+            self._draw(np.array(drawn))
+        return [self._looked.pop(i) for i in numbers]
+
+    def _draw(self, drawn: NDArray[np.int64]) -> None:
+        prompts = Prompts(points=self._points[drawn][:, None])
         logits, iou = draw_in_published_order(self._model, self._embedding, prompts)
-        chosen = self._numbers[numbers]
-        some = upscale_logits(self._model, self._embedding, logits[which, chosen][:, None])[:, 0]
-        stability = stability_score(some, self._offset).tolist()
-        masks = (some > 0).cpu().numpy()
-        scores = iou[which, chosen].tolist()
-        return [
-            Looked(score, Outlined.of(mask, stable))
-            for score, mask, stable in zip(scores, masks, stability, strict=True)
-        ]
+        some = np.flatnonzero(np.isin(self._prompts, drawn))
+        which, masks = np.searchsorted(drawn, self._prompts[some]), self._numbers[some]
+        for i, row, mask in zip(some.tolist(), which.tolist(), masks.tolist(), strict=True):
+            low = logits[row, mask][None, None]
+            full = upscale_logits(self._model, self._embedding, low)[0]
+            stability = float(stability_score(full, self._offset)[0])
+            outline = Outlined.of((full[0] > 0).cpu().numpy(), stability)
+            self._looked[i] = Looked(float(iou[row, mask]), outline)
 
 
 def exactly_stable(found: Candidates, quick: QuickLook, threshold: float) -> Candidates:
@@ -164,31 +183,38 @@ def chosen(
     doubt = 2 * (cell / np.maximum(boxes[:, 2:] - boxes[:, :2], 1)).sum(axis=1)
     waiting = list(np.argsort(-found.predicted_iou, kind="stable"))[::-1]
     alive = np.ones(len(found), dtype=bool)
+    size = (len(upscaling.rows.first), len(upscaling.columns.first))
     hand: list[tuple[float, int, Looked]] = []
-    kept: list[tuple[int, Looked]] = []
+    kept: list[int] = []
+    masks: list[Looked] = []
+    rles: list[bytes] = []
     while waiting or hand:
         if waiting and not alive[waiting[-1]]:
             waiting.pop()
         elif waiting and (not hand or -hand[0][0] < found.predicted_iou[waiting[-1]] + look.slack):
-            some = _next(waiting, alive, look.together)
+            some = _next(waiting, alive, look)
             for i, looked in zip(some, look(some), strict=True):
                 heapq.heappush(hand, (-looked.predicted_iou, i, looked))
         else:
             _, i, looked = heapq.heappop(hand)
-            if _passes(looked, [k.outline.box for _, k in kept], params):
-                kept.append((i, looked))
+            if _passes(looked, [m.outline.box for m in masks], params):
+                kept.append(i)
+                # Encoded at once: runs as numbers can be a hundred times as large.
+                rles += encode_runs([looked.outline.counts], size)
+                masks.append(looked._replace(outline=replace(looked.outline, counts=NO_RUNS)))
                 alive &= ~(overlaps(looked.outline.box, boxes) > limit + doubt)
-    size = (len(upscaling.rows.first), len(upscaling.columns.first))
-    return _mask_set([k for _, k in kept], found.points[[i for i, _ in kept]], size)
+    return _mask_set(masks, rles, found.points[kept], size)
 
 
-def _next(waiting: list[int], alive: NDArray[np.bool_], count: int) -> list[int]:
-    """The next so many that are still alive, taken from the end."""
+def _next(waiting: list[int], alive: NDArray[np.bool_], look: Looker) -> list[int]:
+    """The next that are still alive, taken from the end: as many as are best looked at together."""
     some: list[int] = []
-    while waiting and len(some) < count:
+    drawn: set[int | None] = set()
+    while waiting and len(drawn) < look.together:
         i = int(waiting.pop())
         if alive[i]:
             some.append(i)
+            drawn |= {look.prompt_to_draw(i)} - {None}
     return some
 
 
@@ -217,13 +243,16 @@ def overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDArr
 
 
 def _mask_set(
-    masks: Sequence[Looked], points: NDArray[np.float32], size: tuple[int, int]
+    masks: Sequence[Looked],
+    rles: Sequence[bytes],
+    points: NDArray[np.float32],
+    size: tuple[int, int],
 ) -> MaskSet:
     whole = np.array([0, 0, size[1], size[0]], np.int32)
     outlines = [m.outline for m in masks]
     return MaskSet(
         size=size,
-        rles=encode_runs([o.counts for o in outlines], size),
+        rles=tuple(rles),
         boxes=np.array([o.box for o in outlines], np.float32).reshape(-1, 4),
         areas=np.array([o.area for o in outlines], np.int64),
         predicted_iou=np.array([m.predicted_iou for m in masks], np.float32),
