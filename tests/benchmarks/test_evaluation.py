@@ -413,7 +413,7 @@ def test_the_size_of_the_model_is_printed_once_below_the_table(tmp_path, capsys,
     class Sized(Oracle):
         parameters = 8_123_456
 
-    monkeypatch.setattr(accuracy, "SamplatSegmenter", lambda name: Sized())
+    monkeypatch.setattr(accuracy, "SamplatSegmenter", lambda name, storage: Sized())
     write_set(tmp_path)
     out = tmp_path / "out.json"
     assert accuracy.main([str(tmp_path), "--no-classical", "--json", str(out)]) == 0

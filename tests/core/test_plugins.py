@@ -69,7 +69,7 @@ def test_the_core_registers_through_its_own_hooks() -> None:
         getattr(builtin, f"register_{kind}")(lambda item, kind=kind: found.add(kind, "core", item))
     assert found.names("rescalers") == ("percentile", "none")
     assert found.names("segmenters") == ("automatic",)
-    assert found.names("executors") == ("serial", "threads")
+    assert found.names("executors") == ("overlapping", "serial", "threads")
 
 
 def manager_of(**modules: ModuleType) -> pluggy.PluginManager:
