@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -197,7 +197,9 @@ def rehearse(planned: Plan, tools: Tools, *, ahead: int = 1) -> Rehearsal | None
     Returns:
         None if no tile has data.
     """
-    bench = open_bench(planned, tools)
+    # Of a tile that is thrown away no embedding is kept either.
+    segmenter = load_segmenter(replace(planned.job, embeddings=None), tools)
+    bench = open_bench(planned, tools, segmenter)
     try:
         for index in (len(planned.grid) // 2, *range(len(planned.grid))):
             tile, began = planned.grid[index], time.monotonic()

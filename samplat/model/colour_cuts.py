@@ -121,7 +121,7 @@ class Seen(NamedTuple):
     """P colours of each of N windows as mixtures need them: all they ask is linear in these."""
 
     terms: Tensor
-    """(N, TERMS, P): 1, the three channels, and the six products of two of them."""
+    """(N, 10, P): 1, the three channels, and the six products of two of them."""
     around: Tensor
     """(N, Q): what those of the surroundings count, the last ones."""
 
@@ -147,7 +147,7 @@ class Seen(NamedTuple):
 
 
 def terms_of(colours: Tensor) -> Tensor:
-    """(N, TERMS, P) of colours (N, 3, h, w).
+    """(N, 10, P) of colours (N, 3, h, w).
 
     In fp64 where there is such a thing: variances are differences of large sums, and what a window
     looks like must not depend on how many others are cut beside it.
@@ -161,11 +161,11 @@ class Mixtures(NamedTuple):
     """Two mixtures of K Gaussians for each of N windows: object first, background second."""
 
     coefficients: Tensor
-    """(N, 2 K, TERMS): of each component's log-density, with its share, up to a constant."""
+    """(N, 2 K, 10): of each component's log-density, with its share, up to a constant."""
 
     @classmethod
     def of(cls, terms: Tensor, members: Tensor) -> Mixtures:
-        """Of colours (N, TERMS, P) that belong to components (N, 2, K, P) by weights."""
+        """Of colours (N, 10, P) that belong to components (N, 2, K, P) by weights."""
         moments = members.flatten(1, 2).to(terms.dtype) @ terms.mT
         count = moments[..., :1] + 1e-4
         mean, square = moments[..., 1:4] / count, moments[..., 4:] / count
@@ -181,7 +181,7 @@ class Mixtures(NamedTuple):
         return cls(torch.cat([constant[..., None], turned, torch.stack(squared, dim=2)], dim=2))
 
     def log_densities(self, terms: Tensor) -> Tensor:
-        """(N, 2, K, P) of colours (N, TERMS, P)."""
+        """(N, 2, K, P) of colours (N, 10, P)."""
         return _by_mixture(self.coefficients @ terms)
 
 
@@ -233,7 +233,7 @@ def cell_costs(looks: Looks, terms: Tensor, mixtures: Mixtures) -> Tensor:
 
     Args:
         looks: the windows.
-        terms: (N, TERMS, n * n or more) of their colours.
+        terms: (N, 10, n * n or more) of their colours.
         mixtures: theirs.
     """
     cells = looks.known[0].numel()

@@ -273,6 +273,11 @@ def test_other_thresholds_need_no_encoding(
         with rasterio.open(tmp_path / name) as labels:
             return labels.read(1)
 
+    before = sorted(tmp_path.rglob("*"))
+    dry = (*loose, "--model", model, "--cache", tmp_path / "cache", "--dry-run")
+    assert samplat("tile-segment", scene, tmp_path / "b.tif", *dry)[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
     plain, first = run("a.tif", -9), run("b.tif", -9, "--cache", tmp_path / "cache")
     assert (plain > 0).any()
     assert np.array_equal(plain, first)
