@@ -21,11 +21,13 @@ $(STAMP): pyproject.toml constraints.txt tools/system-packages.sh
 demo: setup  ## segment a photograph and a georeferenced scene into demo/
 	$(BIN)/python docs/examples/demo.py --output demo
 
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+
 test: lint  ## everything that has to hold before a change lands
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: lint  ## the same with the long runs
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: setup  ## formatting, types, import directions, documentation
 	$(BIN)/ruff check .

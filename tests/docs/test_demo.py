@@ -11,6 +11,8 @@ import pytest
 import rasterio
 from PIL import Image
 
+pytestmark = pytest.mark.xdist_group("demo")  # made once
+
 DEMO = Path(__file__).parents[2] / "docs" / "examples" / "demo.py"
 
 
