@@ -8,6 +8,7 @@ there as a whole.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from samplat.machine_code import machine_code
 from samplat.masks import mask_box
 
 ROOM = 4096
-"""For the beginnings and ends of runs, at first."""
+"""For the beginnings and ends of runs, beside those that cells show."""
 SURE = 1e-3
 """How far, in logits, cells are from a threshold if rounding cannot bring a pixel across."""
 
@@ -144,7 +145,8 @@ class Upscaling:
         rows, columns = self.rows, self.columns
         trace, across = _compiled(), np.ascontiguousarray(logits.T, np.float32)
         axes = (rows.first, rows.weights, rows.begin, rows.stop, columns.first, columns.weights)
-        room, facts = ROOM, None
+        flips = np.count_nonzero((across[:, 1:] > 0) != (across[:, :-1] > 0))
+        room, facts = ROOM + math.ceil(1.1 * flips * columns.scale), None
         while facts is None or facts[0] < 0:
             edges = np.empty(room + len(rows.first), np.int64)
             facts, room = trace(across, *axes, np.float32(offset), edges), 4 * room
@@ -184,46 +186,75 @@ def _trace(
         their number, negative if there was no room; area; pixels above offset and above -offset;
         first and last row.
     """
-    height, cells = len(first_y), columns.shape[1]
-    column, values = np.empty(cells, np.float32), np.empty(height, np.float32)
+    height, (across, cells) = len(first_y), columns.shape
+    kept = len(weights_x)
+    begins, stops = np.full(across, height, np.int64), np.zeros(across, np.int64)
     off = min(-offset, offset, np.float32(0)) - SURE
+    for c in range(across):
+        cell, low, high = columns[c], 0, cells
+        while low < high and cell[low] < off:
+            low += 1
+        while low < high and cell[high - 1] < off:
+            high -= 1
+        if low < high:
+            begins[c], stops[c] = begin_y[low], stop_y[high - 1]
+    top, bottom = begins.min(), stops.max()
+    # The latest cells' columns at the image's rows; each serves several columns of the image.
+    tall, which = np.empty((kept, height), np.float32), np.full(kept, -1)
+    values = np.empty(height, np.float32)
+    flips = np.zeros(height // 8 * 8 + 16, np.uint8)  # eight at a time, most are nothing
+    eight = flips.view(np.uint64)
     used, area, above_high, above_low, y0, y1 = 0, 0, 0, 0, height, 0
     on = False
     for x in range(len(first_x)):
-        column[:] = 0
-        for k in range(len(weights_x)):
-            weight, source = weights_x[k, x], columns[first_x[x] + k]
-            for i in range(cells):
-                column[i] += weight * source[i]
-        low, high = 0, cells
-        while low < high and column[low] < off:
-            low += 1
-        while low < high and column[high - 1] < off:
-            high -= 1
-        begin, stop = (begin_y[low], stop_y[high - 1]) if low < high else (0, 0)
+        first = np.int64(first_x[x])
+        begin, stop = begins[first : first + kept].min(), stops[first : first + kept].max()
+        if begin >= stop:
+            begin = stop = 0
+        for c in range(first, first + kept if begin < stop else first):
+            line, cell = tall[c % kept, top:bottom], columns[c]
+            if which[c % kept] != c:
+                which[c % kept] = c
+                line[:] = 0
+                for k in range(len(weights_y)):
+                    weights, source, places = (
+                        weights_y[k, top:bottom],
+                        cell[k:],
+                        first_y[top:bottom],
+                    )
+                    for i in range(len(line)):
+                        line[i] += weights[i] * source[places[i]]
         if used + height + 1 > len(edges):
             return np.full(6, -1)
         if on and begin > 0:
             edges[used], used, on = x * height, used + 1, False
-        value, first = values[: stop - begin], first_y[begin:stop]
+        value = values[: stop - begin]
         value[:] = 0
-        for k in range(len(weights_y)):
-            weights, source = weights_y[k, begin:stop], column[k:]
+        for k in range(kept):
+            weight, line = weights_x[k, x], tall[(first + k) % kept, begin:stop]
             for i in range(len(value)):
-                value[i] += weights[i] * source[first[i]]
-        before = area
+                value[i] += weight * line[i]
+        # In 32 bits, twice as many at once.
+        high_here, low_here, here = np.int32(0), np.int32(0), np.int32(0)
         for i in range(len(value)):
-            above_high += value[i] > offset
-            above_low += value[i] > -offset
-            area += value[i] > 0
-        for i in range(len(value)):
-            edges[used] = x * height + begin + i
-            inside = value[i] > 0
-            used += inside != on
-            on = inside
+            high_here += np.int32(value[i] > offset)
+            low_here += np.int32(value[i] > -offset)
+            here += np.int32(value[i] > 0)
+        above_high, above_low, area = above_high + high_here, above_low + low_here, area + here
+        if len(value) > 0:
+            flips[0] = (value[0] > 0) != on
+            for i in range(1, len(value)):
+                flips[i] = (value[i] > 0) != (value[i - 1] > 0)
+            flips[len(value) : len(value) + 8] = 0
+            on = value[-1] > 0
+            for word in range((len(value) + 7) // 8):
+                if eight[word] != 0:
+                    for i in range(8 * word, 8 * word + 8):
+                        edges[used] = x * height + begin + i
+                        used += flips[i]
         if on and stop < height:
             edges[used], used, on = x * height + stop, used + 1, False
-        if area > before:
+        if here > 0:
             i, j = 0, len(value) - 1
             while value[i] <= 0:
                 i += 1
