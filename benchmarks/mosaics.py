@@ -8,7 +8,6 @@ GDAL reads, decodes and hands out like any other. Tiles that lie nowhere are spa
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 512
-"""Side of a tile of the file, in pixels."""
+"""Side of a picture, in pixels."""
+ZSTD = 50_000
+"""TIFF's number of the compression."""
 ASCII, SHORT, LONG8, DOUBLE = 2, 3, 16, 12
 PLACE = (1000.0, 0.3, 4_000_000.0)
 """Left edge, size of a pixel and upper edge, metres."""
@@ -44,36 +45,40 @@ def write_mosaic(
     Args:
         path: of the file.
         side: in pixels.
-        share: of 2048 x 2048 squares with pictures, 0..1; the others are sparse and nodata.
+        share: of squares of 4 x 4 pictures with pictures, 0..1; the others are sparse and nodata.
         seed: of the order.
-        blocks: (BLOCK, BLOCK, 3) pictures, instead of `textures`.
+        blocks: (B, B, 3) pictures, B a multiple of 16, instead of `textures`.
     """
-    rng, count = np.random.default_rng(seed), -(-side // BLOCK)
-    packed = [zlib.compress(b.tobytes(), 6) for b in (blocks or textures())]
+    from numcodecs.zstd import Zstd
+
+    pictures = list(blocks) or textures()
+    block = len(pictures[0])
+    rng, count = np.random.default_rng(seed), -(-side // block)
+    packed = [Zstd(level=9).encode(p) for p in pictures]
     chosen = rng.integers(0, len(packed), (count, count))
     squares = rng.random((-(-count // 4),) * 2) < share
     present = squares.repeat(4, axis=0).repeat(4, axis=1)[:count, :count]
     sizes = np.array([len(p) for p in packed], np.uint64)
     starts = 16 + np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
     tables = [np.where(present, values[chosen], 0).astype("<u8") for values in (starts, sizes)]
-    _write_tiff(path, side, packed, *tables)
+    _write_tiff(path, side, block, packed, *tables)
     return path
 
 
 def _write_tiff(
-    path: Path, side: int, packed: list[bytes], starts: NDArray, sizes: NDArray
+    path: Path, side: int, block: int, packed: list[bytes], starts: NDArray, sizes: NDArray
 ) -> None:
     left, pixel, top = PLACE
     tags: list[tuple[int, int, bytes]] = [
         (256, LONG8, struct.pack("<Q", side)),
         (257, LONG8, struct.pack("<Q", side)),
         (258, SHORT, struct.pack("<3H", 8, 8, 8)),
-        (259, SHORT, struct.pack("<H", 8)),  # zlib
+        (259, SHORT, struct.pack("<H", ZSTD)),
         (262, SHORT, struct.pack("<H", 2)),  # RGB
         (277, SHORT, struct.pack("<H", 3)),
         (284, SHORT, struct.pack("<H", 1)),
-        (322, SHORT, struct.pack("<H", BLOCK)),
-        (323, SHORT, struct.pack("<H", BLOCK)),
+        (322, SHORT, struct.pack("<H", block)),
+        (323, SHORT, struct.pack("<H", block)),
         (324, LONG8, starts.tobytes()),
         (325, LONG8, sizes.tobytes()),
         (33550, DOUBLE, struct.pack("<3d", pixel, pixel, 0)),

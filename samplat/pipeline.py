@@ -351,6 +351,7 @@ def _segment_tiles(
 ) -> tuple[TileRecord, ...]:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
     missing = [index for index in range(count) if not store.is_finished(index)]
+    missing = _in_stripes(planned, missing)
     task = TileTask(plan=planned, tools=tools)
     for record in _stage("tiles", task, missing, count, executor, progress):
         if record.outcome == "quarantined":

@@ -128,7 +128,8 @@ class Stretch:
             out = self._looked_up(pixels)
         else:
             out = self._scaled(pixels)
-        out[~valid] = 0
+        if not valid.all():
+            out[~valid] = 0
         return out
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:

@@ -23,8 +23,8 @@ Labels = NDArray[np.uint32] | NDArray[np.uint64]
 
 
 def _chunk_shape(shard: tuple[int, ...]) -> tuple[int, ...]:
-    """The largest divisor up to 256 of each side, or the whole side when that is below 32."""
-    divisors = (max(d for d in range(1, min(n, 256) + 1) if n % d == 0) for n in shard)
+    """The largest divisor up to 512 of each side, or the whole side when that is below 32."""
+    divisors = (max(d for d in range(1, min(n, 512) + 1) if n % d == 0) for n in shard)
     return tuple(d if d >= 32 else n for d, n in zip(divisors, shard, strict=True))
 
 
@@ -46,6 +46,8 @@ def _memory_array(
         fill_value=HOLE,
         dimension_names=["z", "y", "x"],
         attributes={"hole": HOLE, "background": 0},
+        # to look for chunks without a label takes longer than to write them
+        config={"write_empty_chunks": True},
     )
     return array, content
 
