@@ -7,9 +7,10 @@ import json
 import os
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from samplat.errors import InputError, JobError
 
@@ -54,20 +55,41 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, bit by bit; it takes its name, whole, when the block succeeds.
+
+    Raises:
+        JobError: the disk is full, read-only or failing; nothing is left under the final name.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise JobError(
             f"cannot write {path}: {error.strerror or error}; "
             "mend that and run the same command again, it resumes"
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of a file of any size; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def sync_directory(path: Path) -> None:
@@ -100,10 +122,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r}")
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object together with the SHA-256 of its content."""
-    sealed = {**value, "seal": sha256(canonical(value))}
+def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
+    """Write a JSON object together with the SHA-256 of its content, which is returned."""
+    seal = sha256(canonical(value))
+    sealed = {**value, "seal": seal}
     write_atomic(path, json.dumps(sealed, indent=1, default=_plain).encode() + b"\n")
+    return seal
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:

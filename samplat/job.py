@@ -16,7 +16,8 @@ from samplat.errors import InputError
 from samplat.masks import MaskSet, Overlaps
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.seams import SeamRules
-from samplat.store import HOLE, JobStore, TileRecord
+from samplat.shards import HOLE, Labels
+from samplat.store import JobStore, TileRecord
 from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
@@ -159,25 +160,32 @@ class JobResult:
 
     @property
     def labels_path(self) -> Path:
-        """The zarr v3 array of labels, uint32 (z, y, x), one shard per tile."""
+        """The zarr v3 array of labels (z, y, x), of type `dtype`, one shard per tile."""
         return self.store.labels_path
 
-    def labels(self, window: Window) -> NDArray[np.uint32]:
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the ids: uint32, or uint64 where there are more than 2**32 - 2 objects."""
+        return np.dtype(str(self.objects.schema.field("id").type))
+
+    def labels(self, window: Window) -> Labels:
         """Final ids (z, y, x) of a window: 0 is background, `HOLE` a quarantined tile's pixel.
 
         Raises:
             JobError: a shard is missing or damaged.
         """
-        labels = np.full(window.shape, HOLE, np.uint32)
+        labels: Labels = np.full(window.shape, HOLE, self.dtype)
         for tile in self.grid.overlapping(window):
             part = tile.write.intersection(window)
             if part.size and self.tiles[tile.index].outcome != "quarantined":
                 shard = self.store.read_shard(self.grid, tile)
+                if part == window == tile.write:
+                    return shard
                 inner = shard[part.relative_to(tile.write).slices]
                 labels[part.relative_to(window).slices] = inner
         return labels
 
-    def shards(self) -> Iterator[tuple[Window, NDArray[np.uint32]]]:
+    def shards(self) -> Iterator[tuple[Window, Labels]]:
         """Every tile's write window and its labels, by tile index."""
         return ((tile.write, self.labels(tile.write)) for tile in self.grid)
 
@@ -214,7 +222,7 @@ def _identity(
     job: SegmentJob, image: str, segmenter: Mapping[str, Any], stretch: Stretch
 ) -> dict[str, Any]:
     return {
-        "format": 1,
+        "format": 2,
         "image": image,
         "image_options": dict(job.source.options),
         "segmenter": {"name": job.segmenter, **segmenter, **job.segmenter_options},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
+from samplat.label_loops import CODE_BYTES, filled, find_runs, joined, paint_runs, write_runs
 
 Overlaps = Literal["best", "small", "large"]
 
@@ -72,13 +74,8 @@ class MaskSet:
         """
         if not 0 <= least_visible <= 1:
             raise InputError(f"least_visible must be in 0..1, got {least_visible}")
-        labels = np.zeros(self.size, np.uint32)
-        for i in paint_order(self, overlaps)[::-1]:
-            mask = decode_rle(self.rles[i], self.size)
-            free = mask & (labels == 0)
-            if free.sum() >= least_visible * mask.sum():
-                labels[free] = i + 1
-        return labels
+        order = paint_order(self, overlaps)[::-1]
+        return _painted(self.rles, self.size, order=order, least_visible=least_visible)
 
     def to_coco(self) -> list[dict[str, Any]]:
         """Records as in the reference generator and SA-1B: JSON-ready but for the image fields."""
@@ -171,64 +168,55 @@ def encode_labels(labels: NDArray[np.integer[Any]], count: int) -> tuple[bytes, 
 
     Args:
         labels: (H, W), 0 is background.
-        count: number of masks; each must have a pixel.
+        count: number of masks.
     """
-    flat = labels.T.ravel()
-    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
-    ends = np.append(starts[1:], flat.size)
-    order = np.argsort(flat[starts], kind="stable")
-    bounds = np.searchsorted(flat[starts][order], np.arange(1, count + 2))
-    runs = []
-    for a, b in pairwise(bounds.tolist()):
-        edges = np.stack([starts[order[a:b]], ends[order[a:b]]], axis=1).ravel()
-        counts = np.diff(edges, prepend=0, append=flat.size)
-        runs.append(counts[:-1] if counts[-1] == 0 else counts)
-    return encode_runs(runs, (labels.shape[0], labels.shape[1]))
+    image = np.ascontiguousarray(labels, np.uint32)
+    if not image.size or not count:
+        return (b"",) * count
+    find = functools.partial(find_runs(), image)
+    names, begins, ends = filled(find, 3, 4096 + image.size // 16)
+    data = np.empty(CODE_BYTES * (2 * len(names) + count), np.uint8)
+    bounds = np.empty(count + 1, np.int64)
+    write_runs()(names, begins, ends, image.size, data, bounds)
+    whole = data[: bounds[-1]].tobytes()
+    return tuple(whole[a:b] for a, b in pairwise(bounds.tolist()))
 
 
-def decode_labels(rles: Sequence[bytes], size: tuple[int, int]) -> NDArray[np.uint32]:
-    """Labels (H, W) of disjoint masks: i + 1 where mask i is, in one pass over all runs."""
-    steps = np.zeros(size[0] * size[1] + 1, np.int64)
-    if any(rles):
-        owner, counts, first = _parse_counts(rles)
-        ends = _running_sum(counts, first)
-        place = np.arange(len(counts)) - first
-        runs = (place % 2 == 1) & (counts > 0)
-        np.add.at(steps, (ends - counts)[runs], owner[runs] + 1)
-        np.subtract.at(steps, ends[runs], owner[runs] + 1)
-    flat = np.cumsum(steps[:-1]).astype(np.uint32)
-    return np.ascontiguousarray(flat.reshape(size[1], size[0]).T)
-
-
-def _parse_counts(
+def decode_labels(
     rles: Sequence[bytes],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """All counts of all strings: owner, count, and position of the owner's first count.
+    size: tuple[int, int],
+    *,
+    part: tuple[slice, slice] | None = None,
+    chosen: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint32]:
+    """Labels (H, W) of disjoint masks: i + 1 where mask i is, in one pass over all runs.
 
-    A count is a little-endian sequence of 5-bit digits with a continuation bit, offset by 48; from
-    the fourth one on it is the difference to the count two places before (COCO's maskApi.c).
+    Args:
+        rles: run-length counts.
+        size: (H, W) of the image that they lie in.
+        part: rows and columns to decode; the whole image if not given.
+        chosen: indices of the masks to decode; all if not given.
     """
-    data = np.frombuffer(b"".join(rles), np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((data & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    digits = np.arange(len(data)) - np.repeat(starts, ends - starts + 1)
-    values = np.add.reduceat((data & 0x1F) << (5 * digits), starts)
-    values -= np.where(data[ends] & 0x10, np.int64(1) << (5 * (digits[ends] + 1)), 0)
-    string_ends = np.cumsum([len(rle) for rle in rles])
-    owner = np.searchsorted(string_ends, starts, side="right")
-    first = np.searchsorted(owner, owner)
-    place = np.arange(len(values)) - first
-    odd = _running_sum(np.where(place % 2 == 1, values, 0), first)
-    even = _running_sum(np.where((place % 2 == 0) & (place > 0), values, 0), first)
-    counts = np.where(place == 0, values, np.where(place % 2 == 1, odd, even))
-    return owner, counts, first
+    return _painted(rles, size, order=chosen, part=part)
 
 
-def _running_sum(values: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Cumulative sums that start anew wherever `first`, the index of a group's start, changes."""
-    total = np.cumsum(values)
-    result: NDArray[np.int64] = total - total[first] + values[first]
-    return result
+def _painted(
+    rles: Sequence[bytes],
+    size: tuple[int, int],
+    *,
+    order: NDArray[np.int64] | None = None,
+    part: tuple[slice, slice] | None = None,
+    least_visible: float = 0.0,
+) -> NDArray[np.uint32]:
+    rows, columns = part or (slice(0, size[0]), slice(0, size[1]))
+    labels = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint32)
+    order = np.arange(len(rles)) if order is None else np.ascontiguousarray(order, np.int64)
+    if not len(order) or not labels.size:
+        return labels
+    names = np.arange(1, len(rles) + 1, dtype=np.uint32)
+    place = (size[0], size[0] * size[1], rows.start, columns.start)
+    paint_runs()(*joined(tuple(rles)), order, names, *place, float(least_visible), labels)
+    return labels
 
 
 def mask_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.label_loops import measure
 from samplat.masks import MaskSet, Overlaps, decode_labels, encode_labels
 from samplat.tiles import Tile, Window
 
@@ -51,10 +52,19 @@ class TileObjects:
         cut: NDArray[np.bool_] = self.cut != 0
         return cut
 
-    def labels(self) -> NDArray[np.uint32]:
-        """(z, y, x) over the read window: local rank + 1, or 0."""
+    def labels(self, window: Window | None = None) -> NDArray[np.uint32]:
+        """(z, y, x) over the read window, or a part of it: local rank + 1, or 0."""
         _, height, width = self.tile.read.shape
-        return decode_labels(self.rles, (height, width))[None]
+        if window is None:
+            return decode_labels(self.rles, (height, width))[None]
+        _, rows, columns = window.relative_to(self.tile.read).slices
+        met = self.meeting(window)
+        return decode_labels(self.rles, (height, width), part=(rows, columns), chosen=met)[None]
+
+    def meeting(self, window: Window) -> NDArray[np.int64]:
+        """Local ranks of the objects whose boxes meet a window."""
+        low, high = np.array(window.start), np.array(window.stop)
+        return np.flatnonzero(((self.boxes[:, :3] < high) & (self.boxes[:, 3:] > low)).all(axis=1))
 
 
 def tile_objects(
@@ -77,21 +87,25 @@ def tile_objects(
         image_shape: (z, y, x).
         overlaps: which mask gets a pixel that several claim.
     """
-    claimed = np.where(valid, masks.to_labels(overlaps)[None], 0)
-    areas = np.bincount(claimed.ravel(), minlength=len(masks) + 1)
-    kept = np.flatnonzero(areas[1:] > 0)
-    rank = np.zeros(len(areas), np.uint32)
-    rank[kept + 1] = np.arange(1, len(kept) + 1)
-    labels = rank[claimed]
-    owned = labels[tile.write.relative_to(tile.read).slices]
+    claimed = masks.to_labels(overlaps)
+    claimed[~valid[0]] = 0
+    areas, boxes = measured(claimed, len(masks), tile.read)
+    kept = np.flatnonzero(areas > 0)
+    labels = claimed
+    if len(kept) < len(masks):
+        rank = np.zeros(len(masks) + 1, np.uint32)
+        rank[kept + 1] = np.arange(1, len(kept) + 1)
+        labels = rank[claimed]
+    _, rows, columns = tile.write.relative_to(tile.read).slices
+    owned_areas, owned_boxes = measured(labels[rows, columns], len(kept), tile.write)
     x0, y0 = tile.read.start[2], tile.read.start[1]
     return TileObjects(
         tile=tile,
-        rles=encode_labels(labels[0], len(kept)),
-        boxes=_boxes(labels, len(kept), tile.read),
-        areas=areas[1:][kept].astype(np.int64),
-        owned_boxes=_boxes(owned, len(kept), tile.write),
-        owned_areas=np.bincount(owned.ravel(), minlength=len(kept) + 1)[1:].astype(np.int64),
+        rles=encode_labels(labels, len(kept)),
+        boxes=boxes[kept],
+        areas=areas[kept],
+        owned_boxes=owned_boxes,
+        owned_areas=owned_areas,
         predicted_iou=masks.predicted_iou[kept],
         stability=masks.stability[kept],
         points=(masks.points[kept] + np.array([x0, y0], np.float32)).astype(np.float32),
@@ -99,25 +113,33 @@ def tile_objects(
     )
 
 
-def _boxes(labels: NDArray[np.uint32], count: int, window: Window) -> NDArray[np.int64]:
-    from scipy import ndimage
+def measured(
+    labels: NDArray[np.uint32], count: int, window: Window
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Areas (count,) and boxes (count, 6), global and zeros without pixels, of labels 1..count.
 
+    Args:
+        labels: (y, x) of a window one slice thick.
+        count: number of labels.
+        window: where they lie.
+    """
+    areas, flat = np.zeros(count + 1, np.int64), np.zeros((count + 1, 4), np.int64)
+    measure()(labels, areas, flat)
     boxes = np.zeros((count, 6), np.int64)
-    found = ndimage.find_objects(labels.astype(np.int64), max_label=count)
-    for i, slices in enumerate(found):
-        if slices is not None:
-            boxes[i, :3] = [s.start + o for s, o in zip(slices, window.start, strict=True)]
-            boxes[i, 3:] = [s.stop + o for s, o in zip(slices, window.start, strict=True)]
-    return boxes
+    found, (z, y, x) = areas[1:] > 0, window.start
+    flat = flat[1:][found] + np.array([y, x, y, x])
+    boxes[found] = np.insert(flat, [0, 2], [z, z + 1], axis=1)
+    return areas[1:], boxes
 
 
 def _cut_sides(
     labels: NDArray[np.uint32], count: int, read: Window, image_shape: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     cut = np.zeros(count + 1, np.uint8)
-    for axis, extent in enumerate(image_shape):
+    for axis in (1, 2):
+        low, high = labels.take(0, axis - 1), labels.take(-1, axis - 1)
         if read.start[axis] > 0:
-            cut[np.unique(labels.take(0, axis))] |= np.uint8(1 << (2 * axis))
-        if read.stop[axis] < extent:
-            cut[np.unique(labels.take(-1, axis))] |= np.uint8(2 << (2 * axis))
+            cut[low] |= np.uint8(1 << (2 * axis))
+        if read.stop[axis] < image_shape[axis]:
+            cut[high] |= np.uint8(2 << (2 * axis))
     return cut[1:]

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.claims import NO_CLAIMS, Claims, Neighbour, find_claims
 from samplat.errors import JobError
 from samplat.executors import Executor, SerialExecutor
 from samplat.files import canonical, sha256
@@ -34,12 +35,14 @@ from samplat.job import (
     plan,
     provenance,
 )
+from samplat.merging import final_ids, group_objects, object_batches, tally
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import ImageSource, to_rgb
 from samplat.progress import Progress, Silent
 from samplat.scale import enlarge, shrink
-from samplat.seams import as_parts, final_ids, find_roots, join_parts, match_strip, object_table
-from samplat.store import JobStore, TileRecord
+from samplat.seams import match_strip
+from samplat.shards import Labels
+from samplat.store import FinalNames, JobStore, TileRecord
 from samplat.tiles import Tile, Window
 
 __all__ = [
@@ -60,6 +63,10 @@ SERIAL, SILENT = SerialExecutor(), Silent()
 
 ATTEMPTS = 3
 """How often a tile is tried before it is quarantined."""
+STRIPE = 6
+"""Tiles side by side that are matched with their neighbours row by row."""
+OBJECTS_KEPT = 3 * (STRIPE + 2)
+"""Tiles whose objects are kept for that, without pixels."""
 
 
 def run_job(
@@ -92,8 +99,8 @@ def run_job(
         if segmenter is not None:
             _shared_bench(planned, tools, segmenter)
         records = _segment_tiles(planned, tools, executor, progress)
-        links = _match_seams(planned, records, executor, progress)
-        final = _name_objects(planned, records, links)
+        seams = _match_seams(planned, records, executor, progress)
+        final = _name_objects(planned, records, seams)
         _paint_labels(planned, records, final, executor, progress)
         objects = store.read_table()
     return JobResult(
@@ -344,6 +351,7 @@ def _segment_tiles(
 ) -> tuple[TileRecord, ...]:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
     missing = [index for index in range(count) if not store.is_finished(index)]
+    missing = _in_stripes(planned, missing)
     task = TileTask(plan=planned, tools=tools)
     for record in _stage("tiles", task, missing, count, executor, progress):
         if record.outcome == "quarantined":
@@ -396,40 +404,57 @@ def _warnings(records: Sequence[TileRecord]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class SeamTask:
-    """Links the objects of one tile to those of its neighbours of higher index."""
+    """Finds what the objects of one tile have to do with those of its neighbours."""
 
     plan: Plan
 
     def __call__(self, index: int) -> str:
-        """Digest of the links."""
-        store, grid = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid
-        tile = grid[index]
-        inputs = _seam_inputs(self.plan, index, functools.partial(_known, store))
-        links = [np.zeros((0, 2), np.uint64)]
-        mine = _known(store, index)
-        for other in grid.neighbours(tile) if mine.outcome == "done" else ():
-            theirs = _known(store, other.index)
-            if theirs.outcome == "done":
-                first, first_labels = _decoded(store, tile, mine)
-                second, second_labels = _decoded(store, other, theirs)
-                rules = self.plan.job.seams
-                links.append(match_strip(first, second, first_labels, second_labels, rules))
-        return store.write_links(index, np.concatenate(links), inputs)
+        """Digest of the links and claims."""
+        store, tile = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid[index]
+        beside = {t.index: _known(store, t.index) for t in _around(self.plan, index)}
+        inputs = _seam_inputs(self.plan, index, beside.__getitem__)
+        found = []
+        if beside[index].outcome == "done":
+            mine = _objects(store, tile, beside.pop(index))
+            done = (r for r in beside.values() if r.outcome == "done")
+            found = [self._meet(mine, _objects(store, self.plan.grid[r.index], r)) for r in done]
+        links = [n.links for n in found if n.neighbour.objects.tile.index > index]
+        claims = find_claims(mine, [n.neighbour for n in found]) if found else NO_CLAIMS
+        joined = np.concatenate([np.zeros((0, 2), np.uint64), *links])
+        return store.write_seams(index, joined, claims, inputs)
+
+    def _meet(self, mine: TileObjects, theirs: TileObjects) -> Meeting:
+        strip = mine.tile.read.intersection(theirs.tile.read)
+        own, labels = mine.labels(strip)[0], theirs.labels(strip)[0]
+        pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
+        links = np.stack([mine.ids[pairs[:, 0]], theirs.ids[pairs[:, 1]]], axis=1)
+        beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])
+        return Meeting(neighbour=beside, links=links)
 
 
-@functools.lru_cache(maxsize=16)
-def _decoded(
-    store: JobStore, tile: Tile, record: TileRecord
-) -> tuple[TileObjects, NDArray[np.uint32]]:
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """A tile's neighbour, and which of their objects are one."""
+
+    neighbour: Neighbour
+    links: NDArray[np.uint64]
+    """(E, 2) provisional ids, the tile's and the neighbour's."""
+
+
+@functools.lru_cache(maxsize=OBJECTS_KEPT)
+def _objects(store: JobStore, tile: Tile, record: TileRecord) -> TileObjects:
     # kept, because a tile meets up to eight others
-    objects = store.read_objects(tile, record)
-    return objects, objects.labels()
+    return store.read_objects(tile, record)
+
+
+def _around(planned: Plan, index: int) -> Iterator[Tile]:
+    """A tile and those whose read windows overlap its own, in order."""
+    return planned.grid.overlapping(planned.grid[index].read)
 
 
 def _seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
-    grid = planned.grid
-    indices = [index, *(t.index for t in grid.neighbours(grid[index]))]
-    digests = {str(i): record(i).objects_sha256 for i in indices}
+    around = _around(planned, index)
+    digests = {str(t.index): record(t.index).objects_sha256 for t in around}
     return sha256(canonical(digests))
 
 
@@ -439,9 +464,9 @@ def _match_seams(
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
 
     def digest(index: int) -> str | None:
-        return store.links_digest(index, _seam_inputs(planned, index, records.__getitem__))
+        return store.seams_digest(index, _seam_inputs(planned, index, records.__getitem__))
 
-    missing = [index for index in range(count) if digest(index) is None]
+    missing = _in_stripes(planned, [index for index in range(count) if digest(index) is None])
     for _ in _stage("seams", SeamTask(plan=planned), missing, count, executor, progress):
         pass
     digests = [digest(index) for index in range(count)]
@@ -450,21 +475,46 @@ def _match_seams(
     return [d for d in digests if d is not None]
 
 
-def _name_objects(planned: Plan, records: Sequence[TileRecord], links: Sequence[str]) -> str:
+def _in_stripes(planned: Plan, indices: Sequence[int]) -> list[int]:
+    """Tiles in an order in which neighbours come soon after each other, in images of any width."""
+
+    def place(index: int) -> tuple[int, ...]:
+        *before, row, column = planned.grid.position(index)
+        return (*before, column // STRIPE, row, column)
+
+    return sorted(indices, key=place)
+
+
+def _name_objects(planned: Plan, records: Sequence[TileRecord], seams: Sequence[str]) -> str:
     """Decide the final ids of all objects, once; returns the digest of that decision."""
     store = JobStore(path=Path(planned.job.job_dir))
     tiles = [[r.outcome, r.objects_sha256] for r in records]
-    inputs = sha256(canonical({"tiles": tiles, "links": list(links)}))
+    inputs = sha256(canonical({"tiles": tiles, "seams": list(seams)}))
     if (known := store.final_digest(inputs)) is not None:
         return known
-    done = [r for r in records if r.outcome == "done"]
-    parts = join_parts([as_parts(store.read_objects(planned.grid[r.index], r)) for r in done])
-    edges = [store.read_links(i, d) for i, d in enumerate(links)]
-    roots = find_roots(parts.ids, np.concatenate(edges))
-    final = final_ids(parts, roots, planned.job.min_area)
-    interrupted = np.isin(parts.ids, _interrupted(planned, store, records))
-    table = object_table(parts, final, planned.grid, interrupted)
-    return store.write_final(parts.ids, final, table, inputs)
+    counts = np.array([r.objects if r.outcome == "done" else 0 for r in records], np.int64)
+    claims: dict[int, Claims] = {}
+    groups = group_objects(counts, _links(store, seams, claims))
+    parts = (
+        (store.read_parts(planned.grid[r.index], r), claims.get(r.index, NO_CLAIMS))
+        for r in records
+        if r.outcome == "done"
+    )
+    found = tally(groups, parts, planned.grid, _interrupted(planned, store, records))
+    final = final_ids(found.areas, planned.job.min_area)
+    names = (final[groups.of_tile(index)] for index in range(len(records)))
+    return store.write_final(names, object_batches(found, final), inputs)
+
+
+def _links(
+    store: JobStore, seams: Sequence[str], claims: dict[int, Claims]
+) -> Iterator[NDArray[np.uint64]]:
+    """The links of every tile; its claims are left in `claims`, without their masks."""
+    for index, digest in enumerate(seams):
+        links, claimed = store.read_seams(index, digest)
+        if len(claimed.ids) or len(claimed.refused):
+            claims[index] = replace(claimed, rles=())
+        yield links
 
 
 def _interrupted(
@@ -475,9 +525,8 @@ def _interrupted(
     for failed in (planned.grid[r.index] for r in records if r.outcome == "quarantined"):
         for tile in planned.grid.overlapping(failed.write):
             if records[tile.index].outcome == "done":
-                objects, labels = _decoded(store, tile, records[tile.index])
-                lost = failed.write.intersection(tile.read).relative_to(tile.read)
-                ranks = np.unique(labels[lost.slices])
+                objects = _objects(store, tile, records[tile.index])
+                ranks = np.unique(objects.labels(failed.write.intersection(tile.read)))
                 found.append(objects.ids[ranks[ranks > 0].astype(np.int64) - 1])
     return np.unique(np.concatenate(found))
 
@@ -492,19 +541,31 @@ class PaintTask:
     def __call__(self, index: int) -> str:
         """Digest of the shard."""
         store, grid = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid
-        tile, record = grid[index], _known(store, index)
-        labels = np.zeros(tile.write.shape, np.uint32)
+        tile, record, final = grid[index], _known(store, index), _final_names(store, self.final)
+        labels: Labels = np.zeros(tile.write.shape, final.dtype)
         if record.outcome == "done":
-            objects, read = _decoded(store, tile, record)
-            ranks = read[tile.write.relative_to(tile.read).slices]
-            ids, final = _final_names(store, self.final)
-            names = final[np.searchsorted(ids, objects.ids)]
-            labels = np.concatenate([np.zeros(1, np.uint32), names])[ranks]
+            objects = store.read_objects(tile, record)
+            labels = _renamed(final.of_tile(index), objects.labels(tile.write))
+            claims = self._claims(store, index)
+            if claims.rles:
+                claimed = claims.labels(tile.write)
+                np.copyto(labels, _renamed(final.of(claims.ids), claimed), where=claimed > 0)
         return store.write_shard(grid, tile, labels, self.final)
+
+    def _claims(self, store: JobStore, index: int) -> Claims:
+        inputs = _seam_inputs(self.plan, index, functools.partial(_known, store))
+        digest = store.seams_digest(index, inputs) or "nothing"
+        return store.read_seams(index, digest)[1]
+
+
+def _renamed(names: Labels, ranks: NDArray[np.uint32]) -> Labels:
+    """Labels i + 1 called `names[i]`."""
+    table: Labels = np.concatenate([np.zeros(1, names.dtype), names])
+    return table[ranks]
 
 
 @functools.lru_cache(maxsize=2)
-def _final_names(store: JobStore, digest: str) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+def _final_names(store: JobStore, digest: str) -> FinalNames:
     return store.read_final(digest)
 
 
@@ -516,7 +577,7 @@ def _paint_labels(
     progress: Progress,
 ) -> None:
     store, grid = JobStore(path=Path(planned.job.job_dir)), planned.grid
-    store.write_labels_header(grid)
+    store.write_labels_header(grid, _final_names(store, final).dtype)
     painted = [r.index for r in records if r.outcome != "quarantined"]
     missing = [i for i in painted if not store.is_painted(grid, grid[i], final)]
     task = PaintTask(plan=planned, final=final)

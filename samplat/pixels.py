@@ -123,12 +123,35 @@ class Stretch:
         """Pixels (z, y, x, band) as uint8; invalid ones become 0."""
         if pixels.shape[-1] != len(self.low):
             raise InputError(f"stretch of {len(self.low)} bands, image of {pixels.shape[-1]}")
+        kind = pixels.dtype
+        if kind.kind in "ui" and kind.itemsize <= 2 and pixels.size > 2 ** (8 * kind.itemsize):
+            out = self._looked_up(pixels)
+        else:
+            out = self._scaled(pixels)
+        if not valid.all():
+            out[~valid] = 0
+        return out
+
+    def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         low = np.asarray(self.low, np.float32)
         span = np.maximum(np.asarray(self.high, np.float32) - low, np.finfo(np.float32).tiny)
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = (pixels.astype(np.float32) - low) * (np.float32(255) / span)
         scaled = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
-        out: NDArray[np.uint8] = np.where(valid[..., None], np.rint(scaled), 0).astype(np.uint8)
+        out: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+        return out
+
+    def _looked_up(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """The same for integers of one or two bytes: each value there can be is scaled once."""
+        values = np.arange(2 ** (8 * pixels.dtype.itemsize)).astype(
+            pixels.dtype.str.replace("i", "u")
+        )
+        table = self._scaled(np.repeat(values.view(pixels.dtype)[:, None], len(self.low), axis=1))
+        if (table == values[:, None]).all() and pixels.dtype == np.uint8:
+            return pixels.astype(np.uint8)
+        out = np.empty(pixels.shape, np.uint8)
+        for band in range(pixels.shape[-1]):
+            np.take(table[:, band], pixels[..., band].view(values.dtype), out=out[..., band])
         return out
 
 

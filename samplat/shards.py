@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 from samplat.tiles import TileGrid, Window
 
 HOLE = 2**32 - 1
-"""Label of the pixels of a quarantined tile, and fill value of the label array: not background."""
+"""Label of the pixels of a quarantined tile, and fill value of the label array: not background.
+
+No object bears it, in arrays of uint64 ids neither.
+"""
+
+Labels = NDArray[np.uint32] | NDArray[np.uint64]
 
 
 def _chunk_shape(shard: tuple[int, ...]) -> tuple[int, ...]:
-    """The largest divisor up to 256 of each side, or the whole side when that is below 32."""
-    divisors = (max(d for d in range(1, min(n, 256) + 1) if n % d == 0) for n in shard)
+    """The largest divisor up to 512 of each side, or the whole side when that is below 32."""
+    divisors = (max(d for d in range(1, min(n, 512) + 1) if n % d == 0) for n in shard)
     return tuple(d if d >= 32 else n for d, n in zip(divisors, shard, strict=True))
 
 
-def _memory_array(shape: tuple[int, ...], shard: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+def _memory_array(
+    shape: tuple[int, ...], shard: tuple[int, ...], dtype: Any
+) -> tuple[Any, dict[str, Any]]:
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
     from zarr.storage import MemoryStore
@@ -34,40 +41,42 @@ def _memory_array(shape: tuple[int, ...], shard: tuple[int, ...]) -> tuple[Any, 
         shape=shape,
         shards=shard,
         chunks=_chunk_shape(shard),
-        dtype="uint32",
+        dtype=np.dtype(dtype).name,
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=HOLE,
         dimension_names=["z", "y", "x"],
         attributes={"hole": HOLE, "background": 0},
+        # to look for chunks without a label takes longer than to write them
+        config={"write_empty_chunks": True},
     )
     return array, content
 
 
-def labels_header(grid: TileGrid) -> bytes:
+def labels_header(grid: TileGrid, dtype: Any) -> bytes:
     """The metadata document `zarr.json` of the label array."""
-    _, content = _memory_array(grid.shape, grid.tile_shape)
+    _, content = _memory_array(grid.shape, grid.tile_shape, dtype)
     header: bytes = content["zarr.json"].to_bytes()
     return header
 
 
-def encode_shard(labels: NDArray[np.uint32], shard: tuple[int, ...]) -> bytes:
-    """The file of one shard; equal labels give equal bytes.
+def encode_shard(labels: Labels, shard: tuple[int, ...]) -> bytes:
+    """The file of one shard; equal labels of one type give equal bytes.
 
     Args:
         labels: (z, y, x), smaller than a shard at the image's edge.
         shard: shape of a whole shard.
     """
-    array, content = _memory_array(labels.shape, shard)
+    array, content = _memory_array(labels.shape, shard, labels.dtype)
     array[...] = labels
     data: bytes = content["c/" + "/".join("0" * labels.ndim)].to_bytes()
     return data
 
 
-def decode_shard(data: bytes, window: Window, shard: tuple[int, ...]) -> NDArray[np.uint32]:
+def decode_shard(data: bytes, window: Window, shard: tuple[int, ...], dtype: Any) -> Labels:
     """The labels (z, y, x) of the file of one shard."""
     from zarr.core.buffer import cpu
 
-    array, content = _memory_array(window.shape, shard)
+    array, content = _memory_array(window.shape, shard, dtype)
     content["c/" + "/".join("0" * len(shard))] = cpu.Buffer.from_bytes(data)
-    labels: NDArray[np.uint32] = np.asarray(array[...])
+    labels: Labels = np.asarray(array[...])
     return labels

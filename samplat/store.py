@@ -5,8 +5,9 @@
     JOB/run.json               what the job is, and with what it was run
     JOB/tiles/000123.json      one marker per finished tile
     JOB/objects/000123.parquet the tile's objects
-    JOB/seams/000123.parquet   links of the tile's objects to tiles of higher index, and its marker
-    JOB/seams/final.parquet    final id of every provisional one     JOB/seams/table.parquet
+    JOB/seams/000123.json      its objects' links to tiles of higher index, its claims on theirs
+    JOB/seams/final.arrow      final id of every provisional one, tile by tile
+    JOB/seams/table.arrow      the table of objects, and final.json, the marker of both
     JOB/labels/                zarr v3, one shard per write window, zstd + crc32c
     JOB/painted/000123.json    one marker per finished shard
 
@@ -17,12 +18,14 @@ a result whose inputs changed is stale, not wrong.
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import shutil
 import socket
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,9 +35,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import files
+from samplat.claims import Claims
 from samplat.errors import JobError
+from samplat.merging import BOX_COLUMNS, Parts
 from samplat.objects import TileObjects
-from samplat.shards import HOLE, decode_shard, encode_shard, labels_header
+from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
 from samplat.tiles import Tile, TileGrid
 
 if TYPE_CHECKING:
@@ -44,10 +49,14 @@ Outcome = Literal["done", "skipped", "quarantined"]
 __all__ = ["HOLE", "JobStore", "TileRecord"]
 
 FOLDERS = ("tiles", "objects", "seams", "labels", "painted")
-BOX_COLUMNS = ("z0", "y0", "x0", "z1", "y1", "x1")
+PART_COLUMNS = [
+    *(f"owned_{name}" for name in BOX_COLUMNS),
+    *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut"),
+]
+REMEDY = "run the same command again, it mends what is damaged"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TileRecord:
     """The ledger's entry for one tile."""
 
@@ -201,7 +210,7 @@ class JobStore:
         if record is None or record.outcome == "quarantined":
             return False
         path = self._file("objects", index, ".parquet")
-        return record.outcome == "skipped" or _digest(path) == record.objects_sha256
+        return record.outcome == "skipped" or files.digest(path) == record.objects_sha256
 
     def read_objects(self, tile: Tile, record: TileRecord) -> TileObjects:
         """The objects of a finished tile.
@@ -213,92 +222,111 @@ class JobStore:
         data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
         return _objects_from(_table_from(data), tile)
 
-    def write_links(self, index: int, links: NDArray[np.uint64], inputs: str) -> str:
-        """Write the links of a tile to tiles of higher index; returns the digest of the file.
+    def read_parts(self, tile: Tile, record: TileRecord) -> Parts:
+        """The objects of a finished tile, without their masks."""
+        path = self._file("objects", tile.index, ".parquet")
+        data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
+        return _parts_from(_table_from(data, columns=PART_COLUMNS), tile)
+
+    def write_seams(
+        self, index: int, links: NDArray[np.uint64], claims: Claims, inputs: str
+    ) -> str:
+        """Write what a tile has to do with its neighbours; returns the digest of that.
 
         Args:
             index: ordinal of the tile.
-            links: (E, 2) provisional ids.
+            links: (E, 2) provisional ids of objects that are one, of this and of higher tiles.
+            claims: what it paints of the neighbours' objects.
             inputs: digest of what they were computed from.
         """
-        import pyarrow as pa
+        value = {"inputs": inputs, "links": _packed(links), "claims": _packed_claims(claims)}
+        return files.write_sealed(self._file("seams", index, ".json"), value)
 
-        data = _table_bytes(pa.table({"first": links[:, 0], "second": links[:, 1]}))
-        files.write_atomic(self._file("seams", index, ".parquet"), data)
-        marker = {"inputs": inputs, "sha256": files.sha256(data)}
-        files.write_sealed(self._file("seams", index, ".json"), marker)
-        return files.sha256(data)
-
-    def links_digest(self, index: int, inputs: str) -> str | None:
-        """Digest of a tile's links; None when they are missing, damaged, or of other inputs."""
-        return self._current(self._file("seams", index, ".json"), inputs)
-
-    def _current(self, marker_path: Path, inputs: str) -> str | None:
-        marker = files.read_sealed(marker_path)
-        if marker is None or marker["inputs"] != inputs:
+    def seams_digest(self, index: int, inputs: str) -> str | None:
+        """Digest of a tile's seams; None when they are missing, damaged, or of other inputs."""
+        value = files.read_sealed(self._file("seams", index, ".json"))
+        if value is None or value["inputs"] != inputs:
             return None
-        found = _digest(marker_path.with_suffix(".parquet"))
-        return found if found == marker["sha256"] else None
+        return files.sha256(files.canonical(value))
 
-    def read_links(self, index: int, digest: str) -> NDArray[np.uint64]:
-        """(E, 2) provisional ids."""
-        path = self._file("seams", index, ".parquet")
-        table = _table_from(_checked(path, digest, f"the seams of tile {index}"))
-        return np.stack([table["first"].to_numpy(), table["second"].to_numpy()], axis=1)
+    def read_seams(self, index: int, digest: str) -> tuple[NDArray[np.uint64], Claims]:
+        """Links and claims of a tile.
+
+        Raises:
+            JobError: they are missing or do not match the digest.
+        """
+        path = self._file("seams", index, ".json")
+        value = files.read_sealed(path)
+        if value is None or files.sha256(files.canonical(value)) != digest:
+            raise JobError(f"the seams of tile {index} are missing or damaged: {path}; {REMEDY}")
+        return _unpacked(value["links"], np.uint64).reshape(-1, 2), _claims_from(value["claims"])
 
     def write_final(
-        self, ids: NDArray[np.uint64], final: NDArray[np.uint32], objects: pa.Table, inputs: str
+        self,
+        names: Iterable[NDArray[Any]],
+        objects: Iterable[pa.RecordBatch],
+        inputs: str,
     ) -> str:
         """Write what every object is called in the end; returns the digest of that.
 
         Args:
-            ids: (N,) provisional ids, ascending.
-            final: (N,) final ids; 0 for dropped ones.
-            objects: the table of objects.
+            names: of every tile, in order, the final ids of its objects; 0 for dropped ones.
+            objects: the table of objects, in parts.
             inputs: digest of what they were computed from.
         """
         import pyarrow as pa
 
-        table, names = _table_bytes(objects), pa.table({"id": ids, "final": final})
-        data = _table_bytes(names)
-        files.write_atomic(self.path / "seams" / "table.parquet", table)
-        files.write_atomic(self.path / "seams" / "final.parquet", data)
-        marker = {"inputs": inputs, "sha256": files.sha256(data), "table": files.sha256(table)}
-        files.write_sealed(self.path / "seams" / "final.json", marker)
-        return files.sha256(data)
+        folder = self.path / "seams"
+        _write_batches(folder / "table.arrow", objects)
+        _write_batches(folder / "final.arrow", (pa.record_batch({"final": n}) for n in names))
+        found = {n: files.digest(folder / f"{n}.arrow") for n in ("table", "final")}
+        return files.write_sealed(folder / "final.json", {"inputs": inputs, **found})
 
     def final_digest(self, inputs: str) -> str | None:
         """Digest of the final ids; None when they are missing, damaged, or of other inputs."""
-        marker = files.read_sealed(self.path / "seams" / "final.json") or {}
-        if _digest(self.path / "seams" / "table.parquet") != marker.get("table"):
+        marker = self._final_marker()
+        if marker is None or marker["inputs"] != inputs:
             return None
-        return self._current(self.path / "seams" / "final.json", inputs)
+        found = {n: files.digest(self.path / "seams" / f"{n}.arrow") for n in ("table", "final")}
+        same = {"inputs": inputs, **found} == marker
+        return files.sha256(files.canonical(marker)) if same else None
 
-    def read_final(self, digest: str) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        """Provisional ids, ascending, and the final id of each."""
-        path = self.path / "seams" / "final.parquet"
-        table = _table_from(_checked(path, digest, "the final ids"))
-        return table["id"].to_numpy(), table["final"].to_numpy()
+    def _final_marker(self) -> dict[str, Any] | None:
+        return files.read_sealed(self.path / "seams" / "final.json")
+
+    def read_final(self, digest: str) -> FinalNames:
+        """What the objects are called in the end.
+
+        Raises:
+            JobError: missing, or it does not match the digest.
+        """
+        marker = self._final_marker()
+        if marker is None or files.sha256(files.canonical(marker)) != digest:
+            raise JobError(f"the final ids of {self.path} changed or are damaged; {REMEDY}")
+        path = self.path / "seams" / "final.arrow"
+        return FinalNames(_mapped(path, marker["final"], "the final ids"))
 
     def read_table(self) -> pa.Table:
-        """The table of objects."""
-        marker = files.read_sealed(self.path / "seams" / "final.json") or {}
-        path = self.path / "seams" / "table.parquet"
-        return _table_from(_checked(path, marker.get("table"), "the table of objects"))
+        """The table of objects; its pages are read from disk as they are needed."""
+        marker = self._final_marker() or {}
+        path = self.path / "seams" / "table.arrow"
+        return _mapped(path, marker.get("table"), "the table of objects").read_all()
 
-    def write_labels_header(self, grid: TileGrid) -> None:
+    def write_labels_header(self, grid: TileGrid, dtype: Any) -> None:
         """Describe the label array, so that any zarr reader can open it."""
-        files.write_atomic(self.labels_path / "zarr.json", labels_header(grid))
+        files.write_atomic(self.labels_path / "zarr.json", labels_header(grid, dtype))
 
-    def write_shard(
-        self, grid: TileGrid, tile: Tile, labels: NDArray[np.uint32], inputs: str
-    ) -> str:
+    def write_shard(self, grid: TileGrid, tile: Tile, labels: Labels, inputs: str) -> str:
         """Write the labels (z, y, x) of a tile's write window; returns the digest of the file."""
         data = encode_shard(labels, grid.tile_shape)
         path = self._shard_path(grid, tile)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, data)
-        marker = {"inputs": inputs, "sha256": files.sha256(data)}
+        marker = {
+            "inputs": inputs,
+            "sha256": files.sha256(data),
+            "dtype": labels.dtype.name,
+        }
         files.write_sealed(self._file("painted", tile.index, ".json"), marker)
         return files.sha256(data)
 
@@ -310,9 +338,9 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json"))
         if marker is None or marker["inputs"] != inputs:
             return False
-        return bool(_digest(self._shard_path(grid, tile)) == marker["sha256"])
+        return bool(files.digest(self._shard_path(grid, tile)) == marker["sha256"])
 
-    def read_shard(self, grid: TileGrid, tile: Tile) -> NDArray[np.uint32]:
+    def read_shard(self, grid: TileGrid, tile: Tile) -> Labels:
         """The labels (z, y, x) of a tile's write window.
 
         Raises:
@@ -321,7 +349,7 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json")) or {}
         what = f"the labels of tile {tile.index}"
         data = _checked(self._shard_path(grid, tile), marker.get("sha256"), what)
-        return decode_shard(data, tile.write, grid.tile_shape)
+        return decode_shard(data, tile.write, grid.tile_shape, marker["dtype"])
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -331,22 +359,86 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {n: v for key, inner in value.items() for n, v in _flat(inner, f"{dotted}{key}").items()}
 
 
-def _digest(path: Path) -> str | None:
-    try:
-        return files.sha256(path.read_bytes())
-    except OSError:
-        return None
+class FinalNames:
+    """What the objects of every tile are called in the end; read from disk as it is needed."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader, self._lock = reader, threading.Lock()
+        self.dtype = np.dtype(str(reader.schema.field("final").type))
+
+    def of_tile(self, index: int) -> Labels:
+        """(N,) final ids of a tile's objects, in order; 0 for dropped ones."""
+        with self._lock:
+            names: Labels = self._reader.get_batch(index).column(0).to_numpy()
+        return names
+
+    def of(self, ids: NDArray[np.uint64]) -> Labels:
+        """Final ids of some provisional ones."""
+        tiles, ranks = (ids >> np.uint64(32)).astype(int), ids & np.uint64(0xFFFFFFFF)
+        names = np.zeros(len(ids), self.dtype)
+        for tile in np.unique(tiles).tolist():
+            names[tiles == tile] = self.of_tile(tile)[ranks[tiles == tile].astype(int)]
+        return names
 
 
 def _checked(path: Path, digest: str | None, what: str) -> bytes:
-    remedy = "run the same command again, it mends what is damaged"
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise JobError(f"{what} cannot be read: {path}: {error.strerror}; {remedy}") from error
+        raise JobError(f"{what} cannot be read: {path}: {error.strerror}; {REMEDY}") from error
     if digest is None or files.sha256(data) != digest:
-        raise JobError(f"{what} do not match the ledger: {path} is damaged; {remedy}")
+        raise JobError(f"{what} do not match the ledger: {path} is damaged; {REMEDY}")
     return data
+
+
+def _mapped(path: Path, digest: str | None, what: str) -> Any:
+    """A reader of a file of record batches that stays on disk."""
+    import pyarrow as pa
+
+    if digest is None or (found := files.digest(path)) is None:
+        raise JobError(f"{what} cannot be read: {path}; {REMEDY}")
+    if found != digest:
+        raise JobError(f"{what} do not match the ledger: {path} is damaged; {REMEDY}")
+    return pa.ipc.open_file(pa.memory_map(str(path)))
+
+
+def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+    """A file of record batches, uncompressed so that it can be mapped into memory."""
+    import pyarrow as pa
+
+    given = iter(batches)
+    first = next(given)
+    with files.replacing(path) as file, pa.ipc.new_file(file, first.schema) as writer:
+        writer.write_batch(first)
+        for batch in given:
+            writer.write_batch(batch)
+
+
+def _packed(array: NDArray[Any]) -> str:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return base64.b64encode(little.tobytes()).decode()
+
+
+def _unpacked(text: str, dtype: Any) -> NDArray[Any]:
+    stored = np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<"))
+    return stored.astype(dtype)
+
+
+def _packed_claims(claims: Claims) -> dict[str, Any]:
+    return {
+        **{n: _packed(getattr(claims, n)) for n in ("ids", "areas", "boxes", "refused")},
+        "rles": [rle.decode("ascii") for rle in claims.rles],
+    }
+
+
+def _claims_from(value: Mapping[str, Any]) -> Claims:
+    return Claims(
+        ids=_unpacked(value["ids"], np.uint64),
+        areas=_unpacked(value["areas"], np.int64),
+        boxes=_unpacked(value["boxes"], np.int64).reshape(-1, 6),
+        rles=tuple(rle.encode("ascii") for rle in value["rles"]),
+        refused=_unpacked(value["refused"], np.uint64),
+    )
 
 
 def _table_bytes(table: pa.Table) -> bytes:
@@ -357,12 +449,13 @@ def _table_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _table_from(data: bytes) -> pa.Table:
+def _table_from(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     # no threads: these files are small, and tiles run side by side already
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+    file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+    return file.read(columns=columns, use_threads=False)
 
 
 def _objects_table(objects: TileObjects) -> pa.Table:
@@ -393,6 +486,19 @@ def _objects_from(table: pa.Table, tile: Tile) -> TileObjects:
         rles=tuple(table["rle"].to_pylist()),
         boxes=np.stack([column[n] for n in BOX_COLUMNS], axis=1),
         areas=column["area"],
+        owned_boxes=np.stack([column[f"owned_{n}"] for n in BOX_COLUMNS], axis=1),
+        owned_areas=column["owned_area"],
+        predicted_iou=column["predicted_iou"],
+        stability=column["stability"],
+        points=np.stack([column["point_x"], column["point_y"]], axis=1),
+        cut=column["cut"],
+    )
+
+
+def _parts_from(table: pa.Table, tile: Tile) -> Parts:
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    return Parts(
+        index=tile.index,
         owned_boxes=np.stack([column[f"owned_{n}"] for n in BOX_COLUMNS], axis=1),
         owned_areas=column["owned_area"],
         predicted_iou=column["predicted_iou"],

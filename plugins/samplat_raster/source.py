@@ -38,6 +38,9 @@ REMOTE_OPTIONS = {
 }
 """GDAL's settings for URLs; without timeouts it would wait for ever."""
 
+GDAL_CACHE_BYTES = 64 * 2**20
+"""Blocks that GDAL keeps in memory; what it takes by itself grows with the machine."""
+
 _OPENING = threading.Lock()  # warning filters are global
 
 
@@ -187,12 +190,21 @@ class RasterSource:
         return self._local.dataset
 
     def _stored(self, window: Window) -> NDArray[Any]:
+        # `read` and `valid` of a window come one after the other, in one thread
+        last: tuple[Window, NDArray[Any]] | None = getattr(self._local, "last", None)
+        if last is None or last[0] != window:
+            last = self._local.last = (window, self._read(window))
+        return last[1]
+
+    def _read(self, window: Window) -> NDArray[Any]:
         indexes, place = list(self._bands.indexes), _rasterio_window(window)
         stored: NDArray[Any] = self._checked(
             f"pixels {window.start[1:]} to {window.stop[1:]} (row, column)",
             lambda dataset: dataset.read(indexes, window=place),
         )
-        return np.ascontiguousarray(stored.transpose(1, 2, 0))[None]
+        pixels = np.ascontiguousarray(stored.transpose(1, 2, 0))[None]
+        pixels.flags.writeable = False
+        return pixels
 
     def _coloured(self, stored: NDArray[Any]) -> NDArray[Any]:
         if self._bands.palette is None:
@@ -202,12 +214,17 @@ class RasterSource:
         return colours
 
     def _has_data(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
-        finite: NDArray[np.bool_] = np.isfinite(pixels).all(axis=-1)
+        real = pixels.dtype.kind == "f"
+        finite = np.ones(pixels.shape[:-1], bool)
+        if real:
+            finite &= np.isfinite(pixels).all(axis=-1)
         if any(value is None for value in self._bands.nodata):
             return finite
-        empty = np.ones(pixels.shape[:-1], bool)
+        empty = finite.copy()
         for band, value in enumerate(self._bands.nodata):
-            empty &= pixels[..., band] == value
+            # integers are compared as such: as floats they would all be converted
+            whole = int(value) if not real and value == int(value or 0) else value
+            empty &= pixels[..., band] == whole
         return finite & ~empty
 
     def _unmasked(self, shape: tuple[int, ...], **options: Any) -> NDArray[np.bool_]:
@@ -250,7 +267,8 @@ def _gdal(path: str) -> Any:
     """GDAL's settings; inside of them, its messages go to the log and not to stderr."""
     import rasterio
 
-    return rasterio.Env(**REMOTE_OPTIONS) if is_remote(path) else rasterio.Env()
+    options = {**REMOTE_OPTIONS} if is_remote(path) else {}
+    return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **options)
 
 
 def _open(path: str, driver: str | None) -> Any:

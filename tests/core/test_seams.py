@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from samplat.errors import InputError, JobError
+from samplat.errors import InputError
 from samplat.masks import mask_set
 from samplat.objects import TileObjects, tile_objects
-from samplat.seams import (
-    OBJECT_COLUMNS,
-    SeamRules,
-    as_parts,
-    contingency,
-    final_ids,
-    find_roots,
-    join_parts,
-    match_strip,
-    object_table,
-)
+from samplat.seams import SeamRules, contingency, match_strip
 from samplat.tiles import TileGrid
 
 GRID = TileGrid(shape=(1, 20, 40), tile_shape=(1, 20, 20), halo=(0, 6, 6))
@@ -43,8 +34,12 @@ def seen(tile: int, labels: NDArray[Any], grid: TileGrid = GRID) -> TileObjects:
 
 
 def links(left: TileObjects, right: TileObjects, **rules: Any) -> list[list[int]]:
-    found = match_strip(left, right, left.labels(), right.labels(), SeamRules(**rules))
-    return [[int(a), int(b) - (1 << 32)] for a, b in found]
+    strip = left.tile.read.intersection(right.tile.read)
+    labels = left.labels(strip)[0], right.labels(strip)[0]
+    found: list[list[int]] = match_strip(left, right, *labels, SeamRules(**rules)).tolist()
+    flipped = match_strip(right, left, *labels[::-1], SeamRules(**rules))[:, ::-1].tolist()
+    assert found == sorted(flipped), "it matters which tile is asked first"
+    return found
 
 
 def box(*boxes: tuple[int, int, int, int]) -> NDArray[np.int64]:
@@ -61,6 +56,27 @@ def test_contingency_counts_pairs() -> None:
     assert table.shared.tolist() == [1, 1]
     assert table.first_size.tolist() == [2, 1]
     assert table.second_size.tolist() == [3, 3]
+
+
+small = arrays.arrays(np.uint32, (7, 9), elements=st.integers(0, 4))
+
+
+@given(small, small)
+def test_contingency_is_the_counted_one(
+    first: NDArray[np.uint32], second: NDArray[np.uint32]
+) -> None:
+    table = contingency(first, second)
+    keys = first.astype(np.int64) << 32 | second
+    pairs, shared = np.unique(keys[(first > 0) & (second > 0)], return_counts=True)
+    assert np.array_equal(table.first << 32 | table.second, pairs)
+    assert np.array_equal(table.shared, shared)
+    assert table.first_size.tolist() == [(first == i).sum() for i in table.first]
+    assert table.second_size.tolist() == [(second == i).sum() for i in table.second]
+
+
+def test_contingency_of_as_many_runs_as_pixels() -> None:
+    noise = (np.arange(40_000, dtype=np.uint32) % 7 + 1).reshape(200, 200)
+    assert contingency(noise, noise).shared.sum() == noise.size
 
 
 def test_touching_objects_stay_apart_and_one_seen_twice_is_one() -> None:
@@ -99,70 +115,3 @@ def test_cut_sides_and_boxes() -> None:
     assert left.owned_areas.tolist() == [0, 9]
     assert left.owned_boxes[0].tolist() == [0] * 6
     assert seen(1, box((5, 22, 9, 30))).ids.tolist() == [1 << 32]
-
-
-def naive_roots(ids: list[int], pairs: list[tuple[int, int]]) -> list[int]:
-    root = {i: i for i in ids}
-    for _ in ids:
-        for a, b in pairs:
-            root[a] = root[b] = min(root[a], root[b])
-    return [root[i] for i in ids]
-
-
-@given(
-    st.lists(st.integers(0, 2**40), min_size=1, max_size=12, unique=True),
-    st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=12),
-    st.randoms(),
-)
-def test_roots_are_the_smallest_of_each_group_in_any_order(
-    ids: list[int], places: list[tuple[int, int]], random: Any
-) -> None:
-    ids = sorted(ids)
-    pairs = [(ids[a % len(ids)], ids[b % len(ids)]) for a, b in places]
-    expected = naive_roots(ids, pairs)
-    random.shuffle(pairs)
-    given_links = np.array(pairs, np.uint64).reshape(-1, 2)
-    assert find_roots(np.array(ids, np.uint64), given_links).tolist() == expected
-
-
-def test_a_link_to_nowhere_is_an_error() -> None:
-    with pytest.raises(JobError, match="no tile holds"):
-        find_roots(np.array([1, 2], np.uint64), np.array([[1, 3]], np.uint64))
-
-
-def merged(labels: NDArray[Any], min_area: int = 1, lost: int | None = None) -> Any:
-    left, right = seen(0, labels), seen(1, labels)
-    found = match_strip(left, right, left.labels(), right.labels(), SeamRules())
-    tiles = [t for t in (left, right) if t.tile.index != lost]
-    parts = join_parts([as_parts(t) for t in tiles])
-    edges = found if lost is None else found[:0]
-    ids = final_ids(parts, find_roots(parts.ids, edges), min_area)
-    return ids, object_table(parts, ids, GRID, np.zeros(len(ids), bool))
-
-
-def test_final_objects() -> None:
-    ids, table = merged(box((5, 2, 9, 30), (0, 0, 3, 3), (12, 30, 14, 33)))
-    assert ids.tolist() == [1, 2, 1, 3]
-    assert table.column_names == list(OBJECT_COLUMNS)
-    rows = table.to_pylist()
-    assert [r["area_px"] for r in rows] == [112, 9, 6]
-    assert [rows[0][n] for n in OBJECT_COLUMNS[1:7]] == [0, 5, 2, 1, 9, 30]
-    assert [r["tiles"] for r in rows] == [[0, 1], [0], [1]]
-    assert not any(r["truncated"] for r in rows)
-
-
-def test_small_objects_vanish_and_ids_stay_dense() -> None:
-    ids, table = merged(box((0, 0, 3, 3), (5, 2, 9, 30), (12, 30, 14, 33)), min_area=7)
-    assert ids.tolist() == [1, 2, 2, 0]
-    assert table["id"].to_pylist() == [1, 2]
-
-
-def test_truncated_means_that_no_neighbour_completed_it() -> None:
-    crossing = box((5, 2, 9, 30))
-    assert merged(crossing)[1]["truncated"].to_pylist() == [False]
-    assert merged(crossing, lost=1)[1]["truncated"].to_pylist() == [True]
-
-
-def test_no_objects_at_all() -> None:
-    ids, table = merged(box())
-    assert len(ids) == table.num_rows == 0

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from samplat import files
+from samplat.claims import Claims
 from samplat.errors import JobError
 from samplat.masks import mask_set
 from samplat.objects import TileObjects, tile_objects
@@ -124,6 +125,13 @@ def test_shards_round_trip_at_the_edge_too(store: JobStore, index: int) -> None:
     assert np.array_equal(store.read_shard(GRID, GRID[index]), labels_of(index))
 
 
+def test_shards_of_large_ids_round_trip(store: JobStore) -> None:
+    labels = labels_of(1).astype(np.uint64) + 2**40
+    store.write_labels_header(GRID, np.uint64)
+    store.write_shard(GRID, GRID[1], labels, "final")
+    assert np.array_equal(store.read_shard(GRID, GRID[1]), labels)
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_damaged_shards_are_an_error_and_are_redone(store: JobStore, damage: str) -> None:
     store.write_shard(GRID, GRID[3], labels_of(3), "final")
@@ -136,37 +144,58 @@ def test_damaged_shards_are_an_error_and_are_redone(store: JobStore, damage: str
 def test_a_shard_that_was_never_painted_is_not_background(store: JobStore) -> None:
     import zarr
 
-    store.write_labels_header(GRID)
+    store.write_labels_header(GRID, np.uint32)
     with pytest.raises(JobError, match="labels of tile 0"):
         store.read_shard(GRID, GRID[0])
     array = zarr.open_array(store.labels_path, mode="r")
     assert (np.asarray(array[...]) == HOLE).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
 @pytest.mark.parametrize("side", [1, 7, 31, 32, 64, 250, 256, 257, 300])
-def test_any_tile_size_makes_a_valid_shard(side: int) -> None:
-    labels = np.arange(side * side, dtype=np.uint32).reshape(1, side, side)
+def test_any_tile_size_makes_a_valid_shard(side: int, dtype: Any) -> None:
+    labels = np.arange(side * side, dtype=dtype).reshape(1, side, side)
+    labels[0, 0, 0] = np.iinfo(dtype).max - 1
     window = Window(start=(0, 0, 0), stop=labels.shape)
     data = encode_shard(labels, labels.shape)
-    assert np.array_equal(decode_shard(data, window, labels.shape), labels)
+    assert np.array_equal(decode_shard(data, window, labels.shape, dtype), labels)
     assert data == encode_shard(labels.copy(), labels.shape)
 
 
-def test_links_of_other_inputs_are_stale(store: JobStore) -> None:
-    links = np.array([[1, 2], [3, 4]], np.uint64)
-    digest = store.write_links(0, links, "these")
-    assert store.links_digest(0, "these") == digest
-    assert store.links_digest(0, "those") is None
-    assert np.array_equal(store.read_links(0, digest), links)
+def test_seams_round_trip_and_those_of_other_inputs_are_stale(store: JobStore) -> None:
+    links = np.array([[1, 2], [3, 2**63]], np.uint64)
+    claims = Claims(
+        ids=np.array([5, 2**40], np.uint64),
+        areas=np.array([3, 4]),
+        boxes=np.arange(12).reshape(2, 6),
+        rles=(b"1234", b"^QP5"),
+        refused=np.array([9], np.uint64),
+    )
+    digest = store.write_seams(0, links, claims, "these")
+    assert store.seams_digest(0, "these") == digest
+    assert store.seams_digest(0, "those") is None
+    found, claimed = store.read_seams(0, digest)
+    assert np.array_equal(found, links)
+    assert claimed.rles == claims.rles
+    for name in ("ids", "areas", "boxes", "refused"):
+        assert np.array_equal(getattr(claimed, name), getattr(claims, name)), name
+        assert getattr(claimed, name).dtype == getattr(claims, name).dtype, name
+    with pytest.raises(JobError, match=r"seams of tile 0.*run the same command again"):
+        store.read_seams(0, "another")
 
 
 def test_final_ids_and_table_belong_together(store: JobStore) -> None:
-    ids, final = np.array([0, 5], np.uint64), np.array([1, 0], np.uint32)
-    digest = store.write_final(ids, final, pa.table({"id": [1]}), "these")
+    names = [np.array(n, np.uint32) for n in ([4, 0], [], [7])]
+    table = [pa.record_batch({"id": [1, 2]}), pa.record_batch({"id": [3]})]
+    digest = store.write_final(names, table, "these")
     assert store.final_digest("these") == digest
-    assert [a.tolist() for a in store.read_final(digest)] == [[0, 5], [1, 0]]
-    assert store.read_table()["id"].to_pylist() == [1]
-    spoil(store.path / "seams" / "table.parquet", "flipped")
+    assert store.final_digest("those") is None
+    final = store.read_final(digest)
+    assert [final.of_tile(i).tolist() for i in range(3)] == [[4, 0], [], [7]]
+    assert final.of(np.array([2 << 32, 1, 0], np.uint64)).tolist() == [7, 0, 4]
+    assert final.dtype == np.uint32
+    assert store.read_table()["id"].to_pylist() == [1, 2, 3]
+    spoil(store.path / "seams" / "table.arrow", "flipped")
     assert store.final_digest("these") is None
     with pytest.raises(JobError, match="table of objects"):
         store.read_table()

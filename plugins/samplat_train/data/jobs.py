@@ -121,11 +121,11 @@ def _is_finished(path: Path, grid: TileGrid, index: int) -> bool:
 def _boxes(path: Path) -> NDArray[np.int64]:
     """Half-open boxes (N, 2, 3) of the objects: first and last (z, y, x)."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names = ("z0", "y0", "x0", "z1", "y1", "x1")
     try:
-        table = pq.read_table(path / "seams" / "table.parquet", columns=list(names))
+        with pa.memory_map(str(path / "seams" / "table.arrow")) as file:
+            table = pa.ipc.open_file(file).read_all().select(names)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: the table of objects cannot be read: {error}") from error
     if not table.num_rows:
