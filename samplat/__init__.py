@@ -33,6 +33,7 @@ _HOME = {
     "files": ("check_file", "check_writable"),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
+    "machine_code": ("as_machine_code",),
     "masks": ("MaskSet", "mask_set"),
     "model.mask_decoder": ("Draft",),
     "model.sam": ("BUILDERS", "Sam", "frame_size", "input_scale", "merged_masks"),
@@ -89,6 +90,7 @@ __all__ = [
     "TileGrid",
     "Window",
     "Windows",
+    "as_machine_code",
     "check_file",
     "check_new_name",
     "check_writable",
@@ -140,6 +142,7 @@ if TYPE_CHECKING:
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
+    from samplat.machine_code import as_machine_code
     from samplat.masks import MaskSet, mask_set
     from samplat.model.mask_decoder import Draft
     from samplat.model.sam import BUILDERS, Sam, frame_size, input_scale, merged_masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from samplat.errors import InputError
 from samplat.masks import MaskSet, Overlaps
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.seams import SeamRules
-from samplat.store import HOLE, JobStore, TileRecord
+from samplat.store import HOLE, JobStore, RunRecord, TileRecord
 from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
@@ -146,6 +147,15 @@ class JobResult:
     """The job directory."""
     warnings: tuple[str, ...] = ()
     """What a person should know about this result, such as tiles that failed."""
+
+    @functools.cached_property
+    def run(self) -> RunRecord:
+        """What the directory says of the run.
+
+        Raises:
+            JobError: that is damaged.
+        """
+        return self.store.read_run()
 
     @property
     def quarantined(self) -> tuple[TileRecord, ...]:

@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Outcome = Literal["done", "skipped", "quarantined"]
-__all__ = ["HOLE", "JobStore", "TileRecord"]
+__all__ = ["HOLE", "JobStore", "RunRecord", "TileRecord"]
 
 FOLDERS = ("tiles", "objects", "seams", "labels", "painted")
+SHORT_DIGEST = 12
+"""Digits of a SHA-256 that people are shown."""
 BOX_COLUMNS = ("z0", "y0", "x0", "z1", "y1", "x1")
 
 
@@ -67,6 +69,32 @@ class TileRecord:
     """Peak resident memory of the process so far, in MiB."""
     error: str | None = None
     """Last error of a quarantined tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `run.json` holds."""
+
+    identity: Mapping[str, Any]
+    """What decides the labels."""
+    provenance: Mapping[str, Any]
+    """With what and when they were made."""
+
+    @property
+    def short(self) -> str:
+        """A name for the run: equal for runs that give equal labels."""
+        return files.sha256(files.canonical(self.identity))[:SHORT_DIGEST]
+
+    @property
+    def found_by(self) -> str:
+        """The model, or the segmenter that needs none."""
+        return self.provenance.get("model") or self.identity["segmenter"]["name"]
+
+    @property
+    def weights_short(self) -> str | None:
+        """First digits of the weights' SHA-256; None without a model."""
+        weights = self.identity["segmenter"].get("weights")
+        return None if weights is None else str(weights)[:SHORT_DIGEST]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +163,20 @@ class JobStore:
         for folder in FOLDERS:
             (self.path / folder).mkdir(exist_ok=True)
         files.sync_directory(self.path)
+
+    def read_run(self) -> RunRecord:
+        """What the directory says of its job.
+
+        Raises:
+            JobError: it holds none, or that is damaged.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            raise JobError(f"{self.path} is no job directory: there is no run.json in it")
+        run = files.read_sealed(path)
+        if run is None:
+            raise JobError(f"{path} is damaged; run the job again with --overwrite")
+        return RunRecord(identity=run["identity"], provenance=run["provenance"])
 
     def _holds(self, identity: Mapping[str, Any]) -> bool:
         run = files.read_sealed(self.path / "run.json")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding
-from samplat.machine_code import machine_code
+from samplat.machine_code import as_machine_code
 from samplat.masks import mask_box
 
 ROOM = 4096
@@ -164,7 +164,7 @@ class Upscaling:
 
 @functools.cache
 def _compiled() -> Callable[..., NDArray[np.int64]]:
-    return machine_code(_trace)
+    return as_machine_code(_trace)
 
 
 def _trace(

@@ -30,11 +30,18 @@ def register_sources(register: Callable[[SourceFactory], None]) -> None:
 @hookimpl
 def register_exporters(register: Callable[[Exporter], None]) -> None:
     """Label rasters and polygons."""
+    from samplat_raster import vector
     from samplat_raster.cog import CogExporter
+    from samplat_raster.geoparquet import GeoParquetExporter
     from samplat_raster.geozarr import ZarrExporter
-    from samplat_raster.vector import GeoPackageExporter, GeoParquetExporter
 
-    for exporter in (CogExporter(), ZarrExporter(), GeoParquetExporter(), GeoPackageExporter()):
+    for exporter in (
+        CogExporter(),
+        ZarrExporter(),
+        GeoParquetExporter(),
+        vector.geopackage(),
+        vector.flatgeobuf(),
+    ):
         register(exporter)
 
 

@@ -44,6 +44,69 @@ def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     return world
 
 
+LARGE = 5_000.0
+"""Extent in metres from which an object is not taken as flat: below, that costs less than 1e-6."""
+
+
+def ground_areas(geometries: NDArray[np.object_], info: ImageInfo) -> NDArray[np.float64] | None:
+    """Areas in square metres on the ellipsoid; None without a CRS.
+
+    An object is taken as so many pixels of the size they have at its centroid; a large one as a
+    polygon of geodesics.
+
+    Args:
+        geometries: (N,) polygons or multipolygons in pixels.
+        info: the image.
+    """
+    import shapely
+
+    if info.crs is None:
+        return None
+    x0, y0, x1, y1 = shapely.bounds(geometries).T
+    centroids = shapely.get_coordinates(shapely.centroid(geometries))
+    pixels = pixel_areas(centroids, info)
+    areas = shapely.area(geometries) * pixels
+    extent = np.maximum(x1 - x0, y1 - y0) * np.sqrt(pixels)
+    large = ~(extent < LARGE)
+    if large.any():
+        moved = shapely.transform(geometries[large], lambda xy: to_world(info, xy))
+        areas[large] = geodesic_areas(moved, info.crs)
+    return areas
+
+
+def pixel_areas(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Square metres of a pixel at positions (N, 2) x, y, on the ellipsoid of the image's CRS."""
+    from pyproj import CRS, Transformer
+
+    system = CRS.from_user_input(info.crs)
+    geographic = system.geodetic_crs or CRS.from_epsg(4326)
+    to_degrees = Transformer.from_crs(system, geographic, always_xy=True)
+    # degrees have some 16 digits: nearer points would leave few of them to a difference
+    reach = 8.0
+    ends = [xy + reach * np.array(step) for step in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    lon, lat = np.radians(to_degrees.transform(*to_world(info, np.concatenate(ends)).T))
+    (west, east, north, south), phi = lon.reshape(4, -1), lat.reshape(4, -1)
+    along_x = (_turn(east - west), phi[1] - phi[0])
+    along_y = (_turn(south - north), phi[3] - phi[2])
+    spanned = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]) / (2 * reach) ** 2
+    areas: NDArray[np.float64] = spanned * _square_radian(phi.mean(axis=0), geographic.ellipsoid)
+    return areas
+
+
+def _turn(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An angle within half a turn: two sides of the antimeridian are close."""
+    return np.remainder(angle + np.pi, 2 * np.pi) - np.pi
+
+
+def _square_radian(lat: NDArray[np.float64], ellipsoid: Any) -> NDArray[np.float64]:
+    """Square metres of a square radian of longitude and latitude."""
+    a, f = ellipsoid.semi_major_metre, 1 / (ellipsoid.inverse_flattening or np.inf)
+    squared = f * (2 - f)
+    bent = 1 - squared * np.sin(lat) ** 2
+    area: NDArray[np.float64] = a**2 * (1 - squared) * np.cos(lat) / bent**2
+    return area
+
+
 def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:
     """Areas in square metres on the ellipsoid of a CRS, edges taken as geodesics.
 

@@ -1,126 +1,124 @@
-"""Objects as polygons on the ground: GeoParquet and GeoPackage."""
+"""Objects as features of GDAL's vector formats: GeoPackage, FlatGeobuf and GeoJSON."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from samplat import JobError, JobResult, check_file
-from samplat_raster.georeference import geodesic_areas, to_world
+from samplat import JobResult, check_file
+from samplat_raster.features import FeatureBatch, feature_schema, features
 from samplat_raster.outputs import replacing
-from samplat_raster.polygons import outline
 
-COPIED_COLUMNS = ("id", "area_px", "predicted_iou", "stability", "truncated")
-"""Columns of the job's table of objects that go into the file as they are."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeoParquetExporter:
-    """GeoParquet 1.1 with a bounding-box column, zstd; columns as in `object_frame`."""
+class _FeatureExporter:
+    """One layer `objects` of multipolygons; columns as in `feature_schema`."""
 
-    name: str = "geoparquet"
-    suffixes: tuple[str, ...] = (".parquet", ".geoparquet")
+    driver: str
+    """GDAL's."""
+    name: str
+    suffixes: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the layer, as GDAL knows them."""
 
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
         check_file(output)
 
     def export(self, result: JobResult, output: Path) -> None:
-        """Write all objects."""
-        frame = object_frame(result)
+        """Write all objects, a batch at a time."""
         with replacing(output) as written:
-            frame.to_parquet(
-                written,
-                index=False,
-                compression="zstd",
-                schema_version="1.1.0",
-                write_covering_bbox=True,
+            write_features(
+                features(result), written, crs=result.info.crs, driver=self.driver, **self.options
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeoPackageExporter:
-    """A GeoPackage with one layer `objects`; columns as in `object_frame`."""
-
-    name: str = "geopackage"
-    suffixes: tuple[str, ...] = (".gpkg",)
-
-    def check(self, output: Path) -> None:
-        """Refuse an output that cannot be written."""
-        check_file(output)
-
-    def export(self, result: JobResult, output: Path) -> None:
-        """Write all objects."""
-        import pyogrio
-
-        frame = object_frame(result)
-        with replacing(output) as written, warnings.catch_warnings():
-            # a raster without CRS was warned about already
-            warnings.filterwarnings("ignore", message="'crs' was not provided")
-            try:
-                pyogrio.write_dataframe(
-                    frame,
-                    written,
-                    driver="GPKG",
-                    layer="objects",
-                    geometry_type="MultiPolygon",
-                    promote_to_multi=True,
-                )
-            except pyogrio.errors.DataSourceError as error:
-                raise OSError(str(error)) from error
+def geopackage() -> _FeatureExporter:
+    """GeoPackage, with a spatial index."""
+    return _FeatureExporter(driver="GPKG", name="geopackage", suffixes=(".gpkg",))
 
 
-def object_frame(result: JobResult) -> Any:
-    """A GeoDataFrame with one row per object, by id.
+def flatgeobuf() -> _FeatureExporter:
+    """FlatGeobuf, with a spatial index: GDAL keeps some 83 bytes a feature in memory for it."""
+    return _FeatureExporter(driver="FlatGeobuf", name="flatgeobuf", suffixes=(".fgb",))
 
-    Columns: id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability;
-    truncated (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of
-    the prompt in world units, NaN without one; model; geometry, along pixel edges, in world units.
+
+def write_features(
+    batches: Iterable[FeatureBatch], path: Path, *, crs: str | None, driver: str, **options: Any
+) -> None:
+    """Write features as they come.
 
     Raises:
-        JobError: labels and table of objects disagree.
+        OSError: GDAL cannot write them.
     """
-    import geopandas
+    import pyogrio
 
-    outlines = outline(result)
-    table = result.objects
-    if not np.array_equal(outlines.ids, table["id"].to_numpy()):
-        raise JobError(
-            f"labels and table of objects of {result.store.path} disagree; "
-            "remove the job directory and run again"
-        )
-    geometries = _on_the_ground(result, outlines.geometries)
-    copied: dict[str, Any] = {name: table[name].to_numpy() for name in COPIED_COLUMNS}
-    points = to_world(result.info, _points(table))
-    data = {
-        "id": copied.pop("id"),
-        "area_m2": _square_metres(geometries, result.info.crs),
-        **copied,
-        "point_x": points[:, 0],
-        "point_y": points[:, 1],
-        "model": np.full(len(geometries), result.job.model or result.job.segmenter, object),
-    }
-    return geopandas.GeoDataFrame(data, geometry=geometries, crs=result.info.crs)
+    stream = _Stream(batches)
+    with warnings.catch_warnings():
+        # a raster without CRS was warned about already
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        try:
+            pyogrio.write_arrow(
+                stream.reader(),
+                path,
+                driver=driver,
+                layer="objects",
+                geometry_name="geometry",
+                geometry_type="MultiPolygon",
+                crs=crs,
+                **options,
+            )
+        except Exception as error:
+            # what failed on our side of the stream reaches GDAL as a text only
+            if stream.failure is not None:
+                raise stream.failure from error
+            if isinstance(error, pyogrio.errors.DataSourceError | pyogrio.errors.DataLayerError):
+                raise OSError(str(error)) from error
+            raise
 
 
-def _on_the_ground(result: JobResult, geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+@dataclass(kw_only=False)
+class _Stream:
+    """Features as an Arrow stream, which remembers why it broke."""
+
+    batches: Iterable[FeatureBatch]
+    failure: Exception | None = None
+
+    def reader(self) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(_schema(), self._encoded())
+
+    def _encoded(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        schema = _schema()
+        try:
+            for batch in self.batches:
+                arrays = [*batch.columns.columns, _as_multipolygons(batch)]
+                yield pa.record_batch(arrays, schema=schema)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    wkb = {"ARROW:extension:name": "ogc.wkb"}
+    return feature_schema().append(pa.field("geometry", pa.binary(), metadata=wkb))
+
+
+def _as_multipolygons(batch: FeatureBatch) -> pa.Array:
+    import pyarrow as pa
     import shapely
 
-    moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: to_world(result.info, xy))
-    return moved
-
-
-def _points(table: Any) -> NDArray[np.float64]:
-    columns = [table[name].to_numpy().astype(np.float64) for name in ("point_x", "point_y")]
-    return np.stack(columns, axis=1)
-
-
-def _square_metres(geometries: NDArray[np.object_], crs: str | None) -> NDArray[np.float64]:
-    if crs is None:
-        return np.full(len(geometries), np.nan)
-    return geodesic_areas(geometries, crs)
+    parts, owner = shapely.get_parts(batch.geometries, return_index=True)
+    several = shapely.multipolygons(parts, indices=owner)
+    return pa.array(shapely.to_wkb(several), pa.binary())
