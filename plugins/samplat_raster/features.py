@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from samplat_raster.polygons import Outlines
+
+T = TypeVar("T")
 
 COPIED_COLUMNS = ("area_px", "predicted_iou", "stability", "truncated")
 """Columns of the job's table of objects that go into the file as they are."""
@@ -67,10 +70,20 @@ def features(result: JobResult) -> Iterator[FeatureBatch]:
     """
     from samplat_raster.polygons import outlines
 
-    for some in outlines(result):
+    for some in _ahead(outlines(result)):
         yield FeatureBatch(
             columns=_columns(result, some), geometries=_on_the_ground(result, some.geometries)
         )
+
+
+def _ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is used."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = maker.submit(next, items, end)
+            yield item
 
 
 def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:

@@ -39,9 +39,9 @@ def pixel_spacing(transform: Any) -> tuple[float, float, float]:
 
 def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pixel positions (N, 2) x, y in world units."""
-    matrix = np.asarray(info.index_to_world)
-    world: NDArray[np.float64] = xy @ matrix[:2, :2].T + matrix[:2, 3]
-    return world
+    (a, b, _, c), (d, e, _, f) = info.index_to_world[:2]
+    x, y = xy.T
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
 
 
 LARGE = 5_000.0

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import JobError, JobResult
-from samplat_raster.tracing import Regions, straightened, trace
+from samplat_raster.tracing import Regions, joined, trace
 
 BATCH_OBJECTS = 1 << 14
 """Objects of a batch, about."""
@@ -163,9 +163,7 @@ def _collected(
 
 def _joined(parts: list[list[NDArray[np.object_]]]) -> NDArray[np.object_]:
     """One geometry for each object that crosses shards, without a trace of the seams."""
-    import shapely
-
-    joined = np.empty(len(parts), object)
-    for k, some in enumerate(parts):
-        joined[k] = shapely.union_all(np.concatenate(some))
-    return straightened(joined)
+    if not parts:
+        return np.zeros(0, object)
+    each = [np.concatenate(some) for some in parts]
+    return joined(np.concatenate(each), np.repeat(np.arange(len(each)), list(map(len, each))))

@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from samplat import HOLE, as_machine_code
 
 
+LARGEST_FILL = 1 << 24
+"""Pixels of the box of an object that is filled to be traced again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regions:
     """R regions of a label image, by label and then in order of their first pixel."""
@@ -60,7 +64,68 @@ def trace(
     return Regions(labels=names[owners[order][first] - 1], polygons=polygons)
 
 
-def straightened(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+def joined(parts: NDArray[np.object_], owners: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Polygons that share edges made one, by owner: a polygon, or a multipolygon of regions.
+
+    They are filled and traced again, which is quicker than a union; but for those that lie so far
+    apart that this would take more memory than they do.
+
+    Args:
+        parts: (P,) polygons along pixel edges.
+        owners: (P,) whose they are, ascending from 0 without gaps.
+    """
+    import shapely
+
+    x0, y0, x1, y1 = shapely.bounds(parts).T
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    width = np.maximum.reduceat(x1, starts) - np.minimum.reduceat(x0, starts)
+    height = np.maximum.reduceat(y1, starts) - np.minimum.reduceat(y0, starts)
+    large = width * height > LARGEST_FILL
+    result = np.empty(len(starts), object)
+    for k, (a, b) in enumerate(zip(starts, np.append(starts[1:], len(parts)), strict=True)):
+        if large[k]:
+            result[k] = shapely.union_all(parts[a:b])
+    result[large] = _straightened(result[large])
+    small = ~large[owners]
+    result[~large] = _filled(parts[small], np.cumsum(~large)[owners[small]] - 1)
+    return result
+
+
+def _filled(parts: NDArray[np.object_], owners: NDArray[np.int64]) -> NDArray[np.object_]:
+    import shapely
+
+    if not len(parts):
+        return parts
+    rings, part_of = shapely.get_rings(parts, return_index=True)
+    xy, ring_of = shapely.get_coordinates(rings, return_index=True)
+    # a step from a ring to the next one looks like an edge; it must not count as one
+    same_ring = np.append(ring_of[1:] == ring_of[:-1], False)
+    vertex_of = owners[part_of[ring_of]]
+    offsets = np.searchsorted(vertex_of, np.arange(vertex_of[-1] + 2))
+    xy, starts, region_of, owner_of = _retraced(xy.astype(np.int32), same_ring, offsets)
+    order = np.argsort(region_of, kind="stable")
+    xy, ring_offsets = _in_order(xy, starts, order)
+    regions = _offsets(region_of[order])
+    return _unwrapped(xy, ring_offsets, regions, _offsets(owner_of))
+
+
+def _offsets(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each number begins in an ascending array that begins with 0 and has no gaps."""
+    return np.searchsorted(numbers, np.arange(numbers[-1] + 2))
+
+
+def _unwrapped(xy: NDArray[np.float64], *offsets: NDArray[np.int64]) -> NDArray[np.object_]:
+    """Multipolygons, or polygons where there is one part."""
+    import shapely
+
+    kind = shapely.GeometryType.MULTIPOLYGON
+    whole: NDArray[np.object_] = shapely.from_ragged_array(kind, xy, offsets)
+    alone = shapely.get_num_geometries(whole) == 1
+    whole[alone] = shapely.get_geometry(whole[alone], 0)
+    return whole
+
+
+def _straightened(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     """Polygons and multipolygons along pixel edges without vertices on straight lines."""
     import shapely
 
@@ -69,14 +134,8 @@ def straightened(geometries: NDArray[np.object_]) -> NDArray[np.object_]:
     parts, owner = shapely.get_parts(geometries, return_index=True)
     rings, part_of = shapely.get_rings(parts, return_index=True)
     xy, ring_of = shapely.get_coordinates(rings, return_index=True)
-    xy, offsets = _corners(xy, np.searchsorted(ring_of, np.arange(len(rings) + 1)))
-    bounds = (offsets, *(np.searchsorted(of, np.arange(of[-1] + 2)) for of in (part_of, owner)))
-    whole: NDArray[np.object_] = shapely.from_ragged_array(
-        shapely.GeometryType.MULTIPOLYGON, xy, bounds
-    )
-    alone = shapely.get_num_geometries(whole) == 1
-    whole[alone] = shapely.get_geometry(whole[alone], 0)
-    return whole
+    xy, offsets = _corners(xy, _offsets(ring_of))
+    return _unwrapped(xy, offsets, _offsets(part_of), _offsets(owner))
 
 
 @as_machine_code
@@ -175,6 +234,25 @@ def _rings(
 
     The first ring of a region is its shell: it begins above the region's first pixel.
     """
+    xy = np.zeros((65536, 2), np.int32)
+    rings = np.zeros((count + 1024, 2), np.int32)
+    xy, rings, vertices, found = _append_rings(components, junctions, xy, rings, 0, 0)
+    starts = np.zeros(found + 1, np.int64)
+    starts[:found] = rings[:found, 0]
+    starts[found] = vertices
+    return xy[:vertices], starts, rings[:found, 1].astype(np.int64)
+
+
+@as_machine_code
+def _append_rings(
+    components: NDArray[np.int32],
+    junctions: bool,
+    xy: NDArray[np.int32],
+    rings: NDArray[np.int32],
+    vertices: int,
+    found: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], int, int]:
+    """The rings behind so many vertices of so many others; the arrays may have become longer."""
     stride = components.shape[1]
     flat = components.ravel()
     seen = np.zeros(len(flat), np.bool_)
@@ -183,9 +261,6 @@ def _rings(
     left = (stride, stride + 1, 1, 0)
     right = (0, stride, stride + 1, 1)
     behind = (1, 0, stride, stride + 1)
-    xy = np.zeros((65536, 2), np.int32)
-    rings = np.zeros((count + 1024, 2), np.int32)
-    vertices = found = 0
     for start in range(stride + 1, len(flat) - stride - 1):
         region = flat[start]
         if region == 0 or seen[start] or flat[start - stride] == region:
@@ -215,10 +290,60 @@ def _rings(
                 way = (way + turn) % 4
             if at == first and way == 0:
                 break
+    return xy, rings, vertices, found
+
+
+@as_machine_code
+def _retraced(
+    edges: NDArray[np.int32], is_edge: NDArray[np.bool_], offsets: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The outlines of what edges enclose, object by object; edges that come twice cancel.
+
+    Args:
+        edges: (E, 2) vertices x, y, each with the next one an edge along an axis.
+        is_edge: (E,) False: the next vertex belongs to another ring.
+        offsets: (N + 1,) where each object's vertices begin.
+
+    Returns:
+        Vertices x, y; where rings start; each ring's region, from 0; each region's object.
+    """
+    xy = np.zeros((2 * len(edges) + 64, 2), np.int32)
+    rings = np.zeros((len(offsets) + 64, 2), np.int32)
+    owners = np.zeros((len(offsets) + 64, 1), np.int32)
+    vertices = found = regions = 0
+    for k in range(len(offsets) - 1):
+        mine = edges[offsets[k] : offsets[k + 1]]
+        x0, y0 = mine[:, 0].min(), mine[:, 1].min()
+        filled = np.zeros((mine[:, 1].max() - y0, mine[:, 0].max() - x0 + 1), np.uint32)
+        for i in range(len(mine) - 1):
+            if is_edge[offsets[k] + i] and mine[i, 0] == mine[i + 1, 0]:
+                a, b = mine[i, 1] - y0, mine[i + 1, 1] - y0
+                for y in range(min(a, b), max(a, b)):
+                    filled[y, mine[i, 0] - x0] ^= 1
+        for y in range(len(filled)):
+            for x in range(1, filled.shape[1]):
+                filled[y, x] ^= filled[y, x - 1]
+        components, names = _components(filled, np.uint32(HOLE), False)
+        before, ring = vertices, found
+        xy, rings, vertices, found = _append_rings(components, False, xy, rings, vertices, found)
+        for i in range(before, vertices):
+            xy[i, 0] += x0
+            xy[i, 1] += y0
+        for i in range(ring, found):
+            rings[i, 1] += regions - 1
+        if regions + len(names) >= len(owners):
+            owners = _longer(owners, regions + len(names) + 1)
+        owners[regions : regions + len(names), 0] = k
+        regions += len(names)
     starts = np.zeros(found + 1, np.int64)
     starts[:found] = rings[:found, 0]
     starts[found] = vertices
-    return xy[:vertices], starts, rings[:found, 1].astype(np.int64)
+    return (
+        xy[:vertices],
+        starts,
+        rings[:found, 1].astype(np.int64),
+        owners[:regions, 0].astype(np.int64),
+    )
 
 
 @as_machine_code
