@@ -31,6 +31,7 @@ _HOME = {
     ),
     "embedding": ("Embedding", "EmbeddingKey"),
     "files": ("check_file", "check_writable"),
+    "finished": ("open_result",),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "machine_code": ("as_machine_code",),
@@ -105,6 +106,7 @@ __all__ = [
     "load_model",
     "mask_set",
     "merged_masks",
+    "open_result",
     "plan",
     "predict",
     "registry",
@@ -139,6 +141,7 @@ if TYPE_CHECKING:
     )
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.files import check_file, check_writable
+    from samplat.finished import open_result
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan

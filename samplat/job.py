@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -259,7 +259,10 @@ def _check_image(info: ImageInfo, path: str) -> None:
 
 
 def provenance(planned: Plan) -> dict[str, Any]:
-    """Where and with what a job was first run, for `run.json`; decides nothing."""
+    """Where and with what a job was first run, for `run.json`; decides nothing.
+
+    `result` is what `open_result` makes the result of, when the image is gone.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str | None:
@@ -278,4 +281,21 @@ def provenance(planned: Plan) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {name: installed(name) for name in names},
+        "result": {
+            "job": asdict(planned.job),
+            "ImageInfo": asdict(planned.info),
+            "TileGrid": asdict(planned.grid),
+        },
     }
+
+
+def warnings_of(records: Sequence[TileRecord]) -> tuple[str, ...]:
+    """What a person should know of a result with these tiles."""
+    failed = [r.index for r in records if r.outcome == "quarantined"]
+    found = []
+    if failed:
+        names = ", ".join(map(str, failed[:10])) + (" ..." if len(failed) > 10 else "")
+        found.append(f"{len(failed)} of {len(records)} tiles failed and are holes: {names}")
+    if all(r.outcome == "skipped" for r in records):
+        found.append("the image has no valid pixel: there are no objects")
+    return tuple(found)

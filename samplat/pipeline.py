@@ -33,6 +33,7 @@ from samplat.job import (
     Tools,
     plan,
     provenance,
+    warnings_of,
 )
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import ImageSource, to_rgb
@@ -103,7 +104,7 @@ def run_job(
         tiles=records,
         objects=objects,
         store=store,
-        warnings=_warnings(records),
+        warnings=warnings_of(records),
     )
 
 
@@ -381,17 +382,6 @@ def _stage(
             yield result
     finally:
         progress.finish(name)
-
-
-def _warnings(records: Sequence[TileRecord]) -> tuple[str, ...]:
-    failed = [r.index for r in records if r.outcome == "quarantined"]
-    found = []
-    if failed:
-        names = ", ".join(map(str, failed[:10])) + (" ..." if len(failed) > 10 else "")
-        found.append(f"{len(failed)} of {len(records)} tiles failed and are holes: {names}")
-    if all(r.outcome == "skipped" for r in records):
-        found.append("the image has no valid pixel: there are no objects")
-    return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)

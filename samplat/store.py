@@ -88,7 +88,7 @@ class RunRecord:
     @property
     def found_by(self) -> str:
         """The model, or the segmenter that needs none."""
-        return self.provenance.get("model") or self.identity["segmenter"]["name"]
+        return str(self.provenance.get("model") or self.identity["segmenter"]["name"])
 
     @property
     def weights_short(self) -> str | None:
@@ -158,6 +158,11 @@ class JobStore:
         else:
             self._refuse_other(identity)
         if not self._holds(identity):
+            files.write_sealed(run, {"identity": identity, "provenance": provenance})
+        elif missing := set(provenance) - set(self.read_run().provenance):
+            # an older version did not record as much
+            added = {name: provenance[name] for name in missing}
+            provenance = {**self.read_run().provenance, **added}
             files.write_sealed(run, {"identity": identity, "provenance": provenance})
         files.remove_orphans(self.path)
         for folder in FOLDERS:
@@ -316,6 +321,11 @@ class JobStore:
             return None
         return self._current(self.path / "seams" / "final.json", inputs)
 
+    def current_final(self) -> str | None:
+        """Digest of the final ids, whatever their inputs were; None: missing or damaged."""
+        marker = files.read_sealed(self.path / "seams" / "final.json") or {}
+        return None if "inputs" not in marker else self.final_digest(marker["inputs"])
+
     def read_final(self, digest: str) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """Provisional ids, ascending, and the final id of each."""
         path = self.path / "seams" / "final.parquet"
@@ -346,6 +356,11 @@ class JobStore:
 
     def _shard_path(self, grid: TileGrid, tile: Tile) -> Path:
         return self.labels_path.joinpath("c", *map(str, grid.position(tile.index)))
+
+    def is_marked_painted(self, index: int, inputs: str) -> bool:
+        """Whether the ledger says that a tile's shard was painted from these inputs."""
+        marker = files.read_sealed(self._file("painted", index, ".json"))
+        return marker is not None and marker["inputs"] == inputs
 
     def is_painted(self, grid: TileGrid, tile: Tile, inputs: str) -> bool:
         """Whether a shard is finished, whole, and painted from these inputs."""

@@ -47,7 +47,9 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """The command `tile-segment`."""
+    """The commands `tile-segment` and `export`."""
     from samplat_raster.commands import tile_segment
+    from samplat_raster.export_command import export
 
     app.command("tile-segment")(tile_segment)
+    app.command("export")(export)

@@ -9,9 +9,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from samplat_raster.drawing import Drawing
+from samplat_raster.exporting import exporters_for, usage_error, write_outputs
 
 if TYPE_CHECKING:
     from samplat import (
@@ -37,7 +40,10 @@ def tile_segment(
     ],
     outputs: Annotated[
         list[Path],
-        typer.Argument(metavar="OUTPUT", help="Files to write: .tif .zarr .parquet .gpkg"),
+        typer.Argument(
+            metavar="OUTPUT",
+            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json",
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
@@ -116,7 +122,7 @@ def tile_segment(
     if offline:
         os.environ["SAMPLAT_OFFLINE"] = "1"
     tools = registry()
-    exporters = _exporters(tools, outputs, image)
+    exporters = exporters_for(tools, outputs, image=image, drawing=Drawing())
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)
@@ -209,19 +215,12 @@ class _Run:
             progress=self.progress,
             overwrite=overwrite,
         )
-        self._export(result)
+        write_outputs(result, self.exporters, self.progress)
         for warning in result.warnings:
             self.progress.message(f"warning: {warning}")
         self._summarise(result)
         if result.quarantined:
             raise typer.Exit(3)
-
-    def _export(self, result: JobResult) -> None:
-        self.progress.start("export", len(self.exporters))
-        for output, exporter in self.exporters.items():
-            exporter.export(result, output)
-            self.progress.advance("export")
-        self.progress.finish("export")
 
     def _summarise(self, result: JobResult) -> None:
         facts: dict[str, Any] = {
@@ -242,11 +241,6 @@ def default_job_dir(output: Path) -> Path:
     return output.with_name(output.name + ".samplat-job")
 
 
-def _usage(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
-
-
 def _check_choices(tools: Registry, **values: str) -> None:
     known = {
         "overlaps": OVERLAPS,
@@ -255,7 +249,7 @@ def _check_choices(tools: Registry, **values: str) -> None:
     }
     for option, value in values.items():
         if value not in known[option]:
-            _usage(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
+            usage_error(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -268,7 +262,9 @@ def _parse_bands(text: str | None) -> list[int] | None:
         return None
     parts = text.split(",")
     if not (1 <= len(parts) <= 3 and all(p.strip().isdecimal() for p in parts)):
-        _usage(f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}")
+        usage_error(
+            f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}"
+        )
     return [int(p) for p in parts]
 
 
@@ -280,24 +276,8 @@ def _parse_stretch(text: str) -> tuple[str, dict[str, float]]:
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 <= low < high <= 100:
-        _usage(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
+        usage_error(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
     return "percentile", {"low": low, "high": high}
-
-
-def _exporters(tools: Registry, outputs: list[Path], image: str) -> dict[Path, Exporter]:
-    from samplat import InputError
-
-    found: dict[Path, Exporter] = {}
-    for output in outputs:
-        if output in found:
-            _usage(f"{output} is given twice; each output needs its own name")
-        if output.exists() and Path(image).exists() and output.samefile(image):
-            _usage(f"{output} is the input; choose another output")
-        try:
-            found[output] = tools.exporter_for(output)
-        except InputError as error:
-            _usage(str(error))
-    return found
 
 
 def _source(

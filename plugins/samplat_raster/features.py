@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import JobResult
+from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.georeference import ground_areas, to_world
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def feature_schema() -> pa.Schema:
     """The attributes of an object.
 
     id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability; truncated
-    (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of the prompt in
-    world units, null without one; tiles, the ordinals of those that paint it, with commas; model;
+    (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of the prompt
+    in world units, null without one; tiles, the ordinals of those that paint it, with commas; model;
     weights, the first digits of their SHA-256, null without a model; run, which job found it.
     """
     import pyarrow as pa
@@ -62,7 +63,7 @@ def feature_schema() -> pa.Schema:
     return pa.schema(list(types.items()))
 
 
-def features(result: JobResult) -> Iterator[FeatureBatch]:
+def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBatch]:
     """All objects, in batches; the order is the same on every machine.
 
     Raises:
@@ -70,7 +71,7 @@ def features(result: JobResult) -> Iterator[FeatureBatch]:
     """
     from samplat_raster.polygons import outlines
 
-    for some in _ahead(outlines(result)):
+    for some in _ahead(outlines(result, drawing)):
         yield FeatureBatch(
             columns=_columns(result, some), geometries=_on_the_ground(result, some.geometries)
         )
@@ -91,7 +92,7 @@ def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
 
     table, schema = result.objects.take(pa.array(some.rows)), feature_schema()
     points = to_world(result.info, _points(table))
-    areas = ground_areas(some.geometries, result.info)
+    areas = ground_areas(some.geometries, table["area_px"].to_numpy(), result.info)
     run = result.run
     columns: dict[str, Any] = {
         "id": table["id"].combine_chunks(),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from samplat import JobResult, check_file
+from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.features import FeatureBatch, feature_schema, features
 from samplat_raster.outputs import replacing
 
@@ -24,12 +25,19 @@ SIDES = ("xmin", "ymin", "xmax", "ymax")
 class GeoParquetExporter:
     """GeoParquet 1.1 with a bounding-box column, zstd; columns as in `feature_schema`.
 
-    A row group holds the objects of some neighbouring tiles, so that a reader who wants a part of the
-    scene reads a part of the file.
+    A row group holds the objects of some neighbouring tiles, so that a reader who wants a part of
+    the scene reads a part of the file.
     """
 
     name: str = "geoparquet"
     suffixes: tuple[str, ...] = (".parquet", ".geoparquet")
+
+    drawing: Drawing = EXACT
+    """How polygons are drawn."""
+
+    def with_options(self, *, drawing: Drawing = EXACT, **others: Any) -> Self:
+        """The same exporter, drawing in another way."""
+        return replace(self, drawing=drawing)
 
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
@@ -43,7 +51,7 @@ class GeoParquetExporter:
             replacing(output) as written,
             pq.ParquetWriter(written, _schema(), compression="zstd") as writer,
         ):
-            described = _write(features(result), writer)
+            described = _write(features(result, self.drawing), writer)
             geo = _metadata(result.info.crs, **described)
             writer.add_key_value_metadata({"geo": json.dumps(geo)})
 
@@ -66,7 +74,9 @@ def _write(batches: Iterable[FeatureBatch], writer: Any) -> dict[str, Any]:
         boxes = shapely.bounds(batch.geometries)
         bounds[:2] = np.minimum(bounds[:2], boxes[:, :2].min(axis=0))
         bounds[2:] = np.maximum(bounds[2:], boxes[:, 2:].max(axis=0))
-        types |= {shapely.GeometryType(t).name for t in np.unique(shapely.get_type_id(batch.geometries))}
+        types |= {
+            shapely.GeometryType(t).name for t in np.unique(shapely.get_type_id(batch.geometries))
+        }
         arrays = [
             *batch.columns.columns,
             pa.array(shapely.to_wkb(batch.geometries), pa.binary()),

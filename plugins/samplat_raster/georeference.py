@@ -48,14 +48,17 @@ LARGE = 5_000.0
 """Extent in metres from which an object is not taken as flat: below, that costs less than 1e-6."""
 
 
-def ground_areas(geometries: NDArray[np.object_], info: ImageInfo) -> NDArray[np.float64] | None:
+def ground_areas(
+    geometries: NDArray[np.object_], pixels: NDArray[np.int64], info: ImageInfo
+) -> NDArray[np.float64] | None:
     """Areas in square metres on the ellipsoid; None without a CRS.
 
-    An object is taken as so many pixels of the size they have at its centroid; a large one as a
-    polygon of geodesics.
+    An object is so many pixels of the size that they have at its centroid; a large one's pixels
+    have the mean size that geodesics make of its polygon.
 
     Args:
         geometries: (N,) polygons or multipolygons in pixels.
+        pixels: (N,) their numbers of pixels.
         info: the image.
     """
     import shapely
@@ -63,19 +66,23 @@ def ground_areas(geometries: NDArray[np.object_], info: ImageInfo) -> NDArray[np
     if info.crs is None:
         return None
     x0, y0, x1, y1 = shapely.bounds(geometries).T
-    centroids = shapely.get_coordinates(shapely.centroid(geometries))
-    pixels = pixel_areas(centroids, info)
-    areas = shapely.area(geometries) * pixels
-    extent = np.maximum(x1 - x0, y1 - y0) * np.sqrt(pixels)
-    large = ~(extent < LARGE)
+    size = pixel_areas(shapely.get_coordinates(shapely.centroid(geometries)), info)
+    large = ~(np.maximum(x1 - x0, y1 - y0) * np.sqrt(size) < LARGE)
     if large.any():
         moved = shapely.transform(geometries[large], lambda xy: to_world(info, xy))
-        areas[large] = geodesic_areas(moved, info.crs)
+        size[large] = geodesic_areas(moved, info.crs) / shapely.area(geometries[large])
+    areas: NDArray[np.float64] = pixels * size
     return areas
 
 
 def pixel_areas(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
     """Square metres of a pixel at positions (N, 2) x, y, on the ellipsoid of the image's CRS."""
+    areas: NDArray[np.float64] = np.abs(np.linalg.det(ground_steps(xy, info)))
+    return areas
+
+
+def ground_steps(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Metres east and north (first axis) of a pixel's step along x and y (second), (N, 2, 2)."""
     from pyproj import CRS, Transformer
 
     system = CRS.from_user_input(info.crs)
@@ -85,12 +92,15 @@ def pixel_areas(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]
     reach = 8.0
     ends = [xy + reach * np.array(step) for step in ((-1, 0), (1, 0), (0, -1), (0, 1))]
     lon, lat = np.radians(to_degrees.transform(*to_world(info, np.concatenate(ends)).T))
-    (west, east, north, south), phi = lon.reshape(4, -1), lat.reshape(4, -1)
-    along_x = (_turn(east - west), phi[1] - phi[0])
-    along_y = (_turn(south - north), phi[3] - phi[2])
-    spanned = np.abs(along_x[0] * along_y[1] - along_x[1] * along_y[0]) / (2 * reach) ** 2
-    areas: NDArray[np.float64] = spanned * _square_radian(phi.mean(axis=0), geographic.ellipsoid)
-    return areas
+    lon, lat = lon.reshape(4, -1), lat.reshape(4, -1)
+    east, north = _metres_of_radians(lat.mean(axis=0), geographic.ellipsoid)
+    steps = np.stack(
+        [
+            [_turn(lon[1] - lon[0]) * east, _turn(lon[3] - lon[2]) * east],
+            [(lat[1] - lat[0]) * north, (lat[3] - lat[2]) * north],
+        ]
+    )
+    return np.moveaxis(steps, -1, 0) / (2 * reach)
 
 
 def _turn(angle: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -98,13 +108,14 @@ def _turn(angle: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.remainder(angle + np.pi, 2 * np.pi) - np.pi
 
 
-def _square_radian(lat: NDArray[np.float64], ellipsoid: Any) -> NDArray[np.float64]:
-    """Square metres of a square radian of longitude and latitude."""
+def _metres_of_radians(
+    lat: NDArray[np.float64], ellipsoid: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Metres of a radian of longitude and of one of latitude."""
     a, f = ellipsoid.semi_major_metre, 1 / (ellipsoid.inverse_flattening or np.inf)
     squared = f * (2 - f)
     bent = 1 - squared * np.sin(lat) ** 2
-    area: NDArray[np.float64] = a**2 * (1 - squared) * np.cos(lat) / bent**2
-    return area
+    return a * np.cos(lat) / np.sqrt(bent), a * (1 - squared) / bent**1.5
 
 
 def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:

@@ -1,9 +1,13 @@
-"""Labels as polygons: along pixel edges, exact, one geometry per id, a few objects at a time.
+"""Labels as polygons: one geometry per id, a few objects at a time.
 
 Shards are visited by tile index. An object whose pixels lie in one shard is finished with it; the
 parts of one that crosses shards wait until the last of its shards was seen, and are then joined. So
 what is in memory is a shard, a batch, and the objects that cross the edge of what was seen: never
 the scene.
+
+Simplified polygons stay a coverage: whatever fills a shard, the background too, is simplified at
+once, so that neighbours move their common edge alike, and the shard's border stays as it is, so that
+parts on both sides of it still fit.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import JobError, JobResult
+from samplat import HOLE, JobError, JobResult
+from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.tracing import Regions, joined, trace
 
 BATCH_OBJECTS = 1 << 14
@@ -33,17 +38,20 @@ class Outlines:
     """(N,) valid polygons or multipolygons, in pixels x, y: pixel (0, 0) is the unit square."""
 
 
-def outlines(result: JobResult) -> Iterator[Outlines]:
+def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
     """The polygons of all objects, in batches. The order is the same on every machine.
 
     Raises:
         JobError: labels and table of objects disagree, or a shard is damaged.
     """
-    return _batches(_by_shard(result))
+    from samplat_raster.right_angles import squared
+
+    for some in _batches(_by_shard(result, drawing.tolerance(result.info))):
+        yield squared(some, result.info) if drawing.right_angles else some
 
 
-def _by_shard(result: JobResult) -> Iterator[Outlines]:
-    joiner = _Joiner(result)
+def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
+    joiner = _Joiner(result, tolerance)
     for tile, (_, labels) in enumerate(result.shards()):
         yield joiner.finished_by(tile, labels[0])
     joiner.check_nothing_left()
@@ -79,6 +87,8 @@ class _Joiner:
     """Holds the parts of objects that are not finished."""
 
     result: JobResult
+    tolerance: float
+    """Of the simplification, in pixels; 0 for none."""
     waiting: dict[int, list[NDArray[np.object_]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,13 +100,14 @@ class _Joiner:
         self.first, self.last = (
             tiles.values.to_numpy()[at].astype(np.int32) for at in (ends[:-1], ends[1:] - 1)
         )
-        self.finished = 0
+        self.seen = np.zeros(len(self.ids), np.int64)
 
     def finished_by(self, tile: int, labels: NDArray[np.uint32]) -> Outlines:
         """The objects of which a tile is the last, by id; parts of others are kept."""
         regions = self._trace(tile, labels)
         names, starts = np.unique(regions.labels, return_index=True)
         rows = self._rows(names)
+        self.seen[rows] += np.add.reduceat(regions.areas, starts) if len(starts) else 0
         ends = np.append(starts[1:], len(regions.labels))
         whole = (self.first[rows] == tile) & (self.last[rows] == tile)
         for k in np.flatnonzero(~whole):
@@ -107,12 +118,17 @@ class _Joiner:
         geometries = np.empty(len(done), object)
         geometries[whole[done]] = _collected(regions.polygons, starts, ends, whole)
         crossing = [int(row) for row in rows[done][~whole[done]]]
-        geometries[~whole[done]] = _joined([self.waiting.pop(row) for row in crossing])
-        return self._checked(Outlines(rows=rows[done], geometries=geometries))
+        geometries[~whole[done]] = self._joined([self.waiting.pop(row) for row in crossing])
+        if not np.array_equal(self.seen[rows[done]], self.areas[rows[done]]):
+            raise self._disagreement()
+        return Outlines(rows=rows[done], geometries=geometries)
 
     def _trace(self, tile: int, labels: NDArray[np.uint32]) -> Regions:
         window = self.result.grid[tile].write
-        return trace(labels, origin=(window.start[2], window.start[1]))
+        origin = (window.start[2], window.start[1])
+        if self.tolerance:
+            return _simplified(labels, origin, self.tolerance)
+        return trace(labels, origin=origin)
 
     def _rows(self, names: NDArray[np.uint32]) -> NDArray[np.int64]:
         rows = np.searchsorted(self.ids, names)
@@ -120,18 +136,21 @@ class _Joiner:
             raise self._disagreement()
         return rows.astype(np.int64)
 
-    def _checked(self, found: Outlines) -> Outlines:
-        import shapely
-
-        if not np.array_equal(shapely.area(found.geometries), self.areas[found.rows]):
-            raise self._disagreement()
-        self.finished += len(found.rows)
-        return found
-
     def check_nothing_left(self) -> None:
         """Every object of the table must have come."""
-        if self.finished != len(self.ids):
+        if not np.array_equal(self.seen, self.areas):
             raise self._disagreement()
+
+    def _joined(self, parts: list[list[NDArray[np.object_]]]) -> NDArray[np.object_]:
+        """One geometry for each object that crosses shards."""
+        import shapely
+
+        if not parts:
+            return np.zeros(0, object)
+        each = [np.concatenate(some) for some in parts]
+        if self.tolerance:
+            return np.array([shapely.union_all(some) for some in each], object)
+        return joined(np.concatenate(each), np.repeat(np.arange(len(each)), list(map(len, each))))
 
     def _disagreement(self) -> JobError:
         return JobError(
@@ -161,9 +180,13 @@ def _collected(
     return geometries
 
 
-def _joined(parts: list[list[NDArray[np.object_]]]) -> NDArray[np.object_]:
-    """One geometry for each object that crosses shards, without a trace of the seams."""
-    if not parts:
-        return np.zeros(0, object)
-    each = [np.concatenate(some) for some in parts]
-    return joined(np.concatenate(each), np.repeat(np.arange(len(each)), list(map(len, each))))
+def _simplified(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: float) -> Regions:
+    """The regions of a shard with fewer vertices; its border is as it was."""
+    import shapely
+
+    regions = trace(labels, origin=origin, everything=True, junctions=True)
+    polygons = shapely.coverage_simplify(regions.polygons, tolerance, simplify_boundary=False)
+    objects = (regions.labels != 0) & (regions.labels != HOLE)
+    return Regions(
+        labels=regions.labels[objects], polygons=polygons[objects], areas=regions.areas[objects]
+    )

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from samplat import HOLE, as_machine_code
 
-
 LARGEST_FILL = 1 << 24
 """Pixels of the box of an object that is filled to be traced again."""
 
@@ -28,6 +27,8 @@ class Regions:
 
     labels: NDArray[np.uint32]
     """(R,) label of each, ascending."""
+    areas: NDArray[np.int64]
+    """(R,) pixels of each."""
     polygons: NDArray[np.object_]
     """(R,) valid polygons in pixels x, y: pixel (0, 0) is the unit square. No vertex lies on a
     straight line, but for `junctions`. Shells run against the clock where y points up."""
@@ -52,16 +53,17 @@ def trace(
     import shapely
 
     components, names = _components(labels, np.uint32(HOLE), everything)
-    xy, starts, owners = _rings(components, len(names), junctions)
+    vertices, starts, owners = _rings(components, len(names), junctions)
     order = np.lexsort((np.arange(len(owners)), owners, names[owners - 1]))
-    xy, ring_offsets = _in_order(xy, starts, order)
+    xy, ring_offsets = _in_order(vertices, starts, order)
     first = np.flatnonzero(np.diff(owners[order], prepend=0))
     xy += origin
     polygon_offsets = np.append(first, len(order))
     polygons = shapely.from_ragged_array(
         shapely.GeometryType.POLYGON, xy, (ring_offsets, polygon_offsets)
     )
-    return Regions(labels=names[owners[order][first] - 1], polygons=polygons)
+    areas = shapely.area(polygons).astype(np.int64)
+    return Regions(labels=names[owners[order][first] - 1], areas=areas, polygons=polygons)
 
 
 def joined(parts: NDArray[np.object_], owners: NDArray[np.int64]) -> NDArray[np.object_]:

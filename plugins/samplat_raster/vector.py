@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from samplat import JobResult, check_file
+from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.features import FeatureBatch, feature_schema, features
 from samplat_raster.outputs import replacing
 
@@ -27,6 +28,13 @@ class _FeatureExporter:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the layer, as GDAL knows them."""
 
+    drawing: Drawing = EXACT
+    """How polygons are drawn."""
+
+    def with_options(self, *, drawing: Drawing = EXACT, **others: Any) -> Self:
+        """The same exporter, drawing in another way."""
+        return replace(self, drawing=drawing)
+
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
         check_file(output)
@@ -35,7 +43,11 @@ class _FeatureExporter:
         """Write all objects, a batch at a time."""
         with replacing(output) as written:
             write_features(
-                features(result), written, crs=result.info.crs, driver=self.driver, **self.options
+                features(result, self.drawing),
+                written,
+                crs=result.info.crs,
+                driver=self.driver,
+                **self.options,
             )
 
 

@@ -18,8 +18,8 @@ from raster.agreement import check_files
 from raster.crafted import POISON, UTM, blobs, painted, write
 from samplat import HOLE, InputError, JobError, JobResult, SegmentJob, SourceSpec, Window, run_job
 from samplat.plugins import Registry
-from samplat_raster.geozarr import ZarrExporter
 from samplat_raster.geoparquet import GeoParquetExporter
+from samplat_raster.geozarr import ZarrExporter
 from samplat_raster.polygons import outlines
 
 Run = Callable[..., JobResult]
