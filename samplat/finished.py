@@ -20,7 +20,7 @@ REMEDY = "run its command again: it resumes, and then export"
 
 @contextmanager
 def open_result(job_dir: str | Path) -> Iterator[JobResult]:
-    """The result of a job that has run, for exporters. Meanwhile nothing else may use its directory.
+    """The result of a job that has run, for exporters; its directory is leased meanwhile.
 
     Args:
         job_dir: its directory.

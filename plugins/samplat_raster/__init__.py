@@ -34,6 +34,7 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
     from samplat_raster.cog import CogExporter
     from samplat_raster.geoparquet import GeoParquetExporter
     from samplat_raster.geozarr import ZarrExporter
+    from samplat_raster.stac import StacExporter
 
     for exporter in (
         CogExporter(),
@@ -41,6 +42,8 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
         GeoParquetExporter(),
         vector.geopackage(),
         vector.flatgeobuf(),
+        vector.geojson(),
+        StacExporter(),
     ):
         register(exporter)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samplat_raster.drawing import Drawing
-from samplat_raster.exporting import exporters_for, usage_error, write_outputs
+from samplat_raster.exporting import check_image, exporters_for, usage_error, write_outputs
 
 if TYPE_CHECKING:
     from samplat import (
@@ -192,6 +192,7 @@ class _Run:
         for output, exporter in self.exporters.items():
             exporter.check(output)
         planned = plan(self.job, self.tools)
+        check_image(self.exporters, planned.info)
         if planned.info.crs is None:
             self.progress.message(f"warning: the CRS of {self.job.source.path} is {AREA_HINT}")
         return planned

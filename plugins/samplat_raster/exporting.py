@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from samplat import Exporter, JobResult, Progress, Registry
+    from samplat import Exporter, ImageInfo, JobResult, Progress, Registry
 
 
 def usage_error(message: str) -> NoReturn:
@@ -48,10 +48,22 @@ def exporters_for(
     return dict(sorted(found.items(), key=lambda item: getattr(item[1], "describes", False)))
 
 
+def check_image(exporters: Mapping[Path, Exporter], info: ImageInfo) -> None:
+    """Refuse an image that a format cannot describe, as exporters with `check_image` know it.
+
+    Raises:
+        InputError: that.
+    """
+    for exporter in exporters.values():
+        if hasattr(exporter, "check_image"):
+            exporter.check_image(info)
+
+
 def write_outputs(
     result: JobResult, exporters: Mapping[Path, Exporter], progress: Progress
 ) -> None:
     """Write all outputs, one after the other."""
+    check_image(exporters, result.info)
     progress.start("export", len(exporters))
     for output, exporter in exporters.items():
         exporter.export(result, output)

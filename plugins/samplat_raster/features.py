@@ -41,8 +41,8 @@ def feature_schema() -> pa.Schema:
 
     id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability; truncated
     (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of the prompt
-    in world units, null without one; tiles, the ordinals of those that paint it, with commas; model;
-    weights, the first digits of their SHA-256, null without a model; run, which job found it.
+    in world units, null without one; tiles, the ordinals of those that paint it, with commas;
+    model; weights, the first digits of their SHA-256, null without a model; run, which job it was.
     """
     import pyarrow as pa
 

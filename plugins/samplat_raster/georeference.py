@@ -32,6 +32,27 @@ def affine_of(info: ImageInfo) -> Any:
     return Affine(a, b, c, d, e, f)
 
 
+def corners_of(info: ImageInfo) -> NDArray[np.float64]:
+    """(4, 2) the image's corners in world units, in order."""
+    _, height, width = info.shape
+    return to_world(info, np.array([(0, 0), (0, height), (width, height), (width, 0)], float))
+
+
+def bounds_of(info: ImageInfo) -> tuple[float, float, float, float]:
+    """xmin, ymin, xmax, ymax of an image in world units."""
+    corners = corners_of(info)
+    (west, south), (east, north) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return west, south, east, north
+
+
+def code_of(crs: str) -> str | None:
+    """An authority's name for a CRS, such as "EPSG:32614"; None where it has none."""
+    from pyproj import CRS
+
+    authority = CRS.from_wkt(crs).to_authority()
+    return ":".join(authority) if authority else None
+
+
 def pixel_spacing(transform: Any) -> tuple[float, float, float]:
     """World units per pixel along (z, y, x); z is 1."""
     return (1.0, math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d))

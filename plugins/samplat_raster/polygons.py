@@ -6,8 +6,8 @@ what is in memory is a shard, a batch, and the objects that cross the edge of wh
 the scene.
 
 Simplified polygons stay a coverage: whatever fills a shard, the background too, is simplified at
-once, so that neighbours move their common edge alike, and the shard's border stays as it is, so that
-parts on both sides of it still fit.
+once, so that neighbours move their common edge alike, and the shard's border stays as it is, so
+that parts on both sides of it still fit.
 """
 
 from __future__ import annotations

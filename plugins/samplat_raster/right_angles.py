@@ -1,9 +1,9 @@
 """Outlines that nearly have right angles get them: buildings.
 
 An outline is rid of its pixel steps, and turned so that most of its length runs along two axes.
-Every edge then lies along one of them; edges of one direction that follow each other become one line, at
-their mean; neighbouring lines meet at right angles. Lines shorter than the steps were are left out.
-What comes out is taken only if it is valid and covers nearly the same ground.
+Every edge then lies along one of them; edges of one direction that follow each other become one
+line, at their mean; neighbouring lines meet at right angles. Lines shorter than the steps were are
+left out. What comes out is taken only if it is valid and covers nearly the same ground.
 """
 
 from __future__ import annotations

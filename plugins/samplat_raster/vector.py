@@ -8,13 +8,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from samplat import JobResult, check_file
+from samplat import ImageInfo, InputError, JobResult, check_file
 from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.features import FeatureBatch, feature_schema, features
 from samplat_raster.outputs import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+LONGEST_EDGE = 64
+"""In pixels, of polygons that are to be transformed to degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class _FeatureExporter:
     suffixes: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the layer, as GDAL knows them."""
+    degrees: bool = False
+    """True: longitude and latitude only; GDAL transforms."""
 
     drawing: Drawing = EXACT
     """How polygons are drawn."""
@@ -35,20 +41,31 @@ class _FeatureExporter:
         """The same exporter, drawing in another way."""
         return replace(self, drawing=drawing)
 
+    def check_image(self, info: ImageInfo) -> None:
+        """Refuse an image that the format cannot describe.
+
+        Raises:
+            InputError: it has no CRS, and the format is in longitude and latitude only.
+        """
+        if self.degrees and info.crs is None:
+            raise InputError(
+                f"{self.driver} is in longitude and latitude, and the image has no CRS; "
+                "choose .gpkg, .fgb or .parquet"
+            )
+
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
         check_file(output)
 
     def export(self, result: JobResult, output: Path) -> None:
         """Write all objects, a batch at a time."""
+        self.check_image(result.info)
+        found = features(result, self.drawing)
+        if self.degrees:
+            found = (_densified(batch, result.info) for batch in found)
         with replacing(output) as written:
-            write_features(
-                features(result, self.drawing),
-                written,
-                crs=result.info.crs,
-                driver=self.driver,
-                **self.options,
-            )
+            crs = result.info.crs
+            write_features(found, written, crs=crs, driver=self.driver, **self.options)
 
 
 def geopackage() -> _FeatureExporter:
@@ -59,6 +76,29 @@ def geopackage() -> _FeatureExporter:
 def flatgeobuf() -> _FeatureExporter:
     """FlatGeobuf, with a spatial index: GDAL keeps some 83 bytes a feature in memory for it."""
     return _FeatureExporter(driver="FlatGeobuf", name="flatgeobuf", suffixes=(".fgb",))
+
+
+def geojson() -> _FeatureExporter:
+    """GeoJSON as RFC 7946 has it.
+
+    Longitude and latitude with seven digits, shells against the clock, geometries cut at the
+    antimeridian.
+    """
+    return _FeatureExporter(
+        driver="GeoJSON",
+        name="geojson",
+        suffixes=(".geojson",),
+        options={"RFC7946": "YES", "COORDINATE_PRECISION": "7"},
+        degrees=True,
+    )
+
+
+def _densified(batch: FeatureBatch, info: ImageInfo) -> FeatureBatch:
+    """With more vertices: what is straight in a projection is not in degrees."""
+    import shapely
+
+    longest = LONGEST_EDGE * max(info.spacing[1:])
+    return replace(batch, geometries=shapely.segmentize(batch.geometries, longest))
 
 
 def write_features(

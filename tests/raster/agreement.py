@@ -69,7 +69,7 @@ def check_polygons(path: Path, cog: Path) -> None:
     frame = geopandas.read_parquet(path).sort_values("id")
     with rasterio.open(cog) as dataset:
         labels = dataset.read(1)
-        labels[labels == dataset.nodata] = 0
+        labels[labels == dataset.nodata] = 0  # of no pixel, where there is no such value
         crs, transform = dataset.crs, dataset.transform
     assert frame.crs == crs
     assert frame.is_valid.all()
