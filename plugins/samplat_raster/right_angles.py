@@ -74,10 +74,16 @@ def with_right_angles(geometry: Any, step: float) -> Any:
 def _squared(polygon: Any, step: float) -> Any:
     import shapely
 
-    smooth = shapely.simplify(polygon, step)
-    rings = [shapely.get_coordinates(ring)[:-1] for ring in shapely.get_rings(smooth)]
-    turn = _turn(rings)
-    straight = [_rectilinear(ring @ turn, step) for ring in rings]
+    smooth = shapely.get_rings(shapely.simplify(polygon, step))
+    exact = shapely.get_rings(polygon)
+    rings = [
+        (shapely.get_coordinates(s)[:-1], shapely.get_coordinates(e)[:-1])
+        for s, e in zip(smooth, exact, strict=True)
+    ]
+    turn = _turn([ring for ring, _ in rings])
+    straight = [
+        _rectilinear(ring @ turn, _middles(ring, whole) @ turn, step) for ring, whole in rings
+    ]
     if straight[0] is None:
         return None
     # a hole that is no more than steps is none
@@ -95,13 +101,37 @@ def _turn(rings: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.array([[c, -s], [s, c]])
 
 
-def _rectilinear(ring: NDArray[np.float64], step: float) -> NDArray[np.float64] | None:
+def _middles(ring: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(V, 2) the mean place, for each edge of a simplified ring, of the steps that it stands for.
+
+    Args:
+        ring: (V, 2) vertices.
+        whole: (W, 2) the ring that was simplified: those vertices, and others between them.
+    """
+    number = {tuple(xy): k for k, xy in enumerate(whole.tolist())}
+    starts = np.array([number[tuple(xy)] for xy in ring.tolist()])
+    whole = np.roll(whole, -starts[0], axis=0)
+    starts = (starts - starts[0]) % len(whole)
+    steps = np.roll(whole, -1, axis=0) - whole
+    lengths = np.hypot(*steps.T)
+    sums = np.add.reduceat(lengths[:, None] * (whole + steps / 2), starts)
+    middles: NDArray[np.float64] = sums / np.add.reduceat(lengths, starts)[:, None]
+    return middles
+
+
+def _rectilinear(
+    ring: NDArray[np.float64], middles: NDArray[np.float64], step: float
+) -> NDArray[np.float64] | None:
     """A ring (V, 2) with edges along the axes only; None if nothing is left of it.
 
     Lines alternate between the two directions; `along[k]` is 0 for those along x, which have one y.
+
+    Args:
+        ring: (V, 2) its vertices.
+        middles: (V, 2) where its edges are.
+        step: lines that are shorter are left out.
     """
     edges = np.roll(ring, -1, axis=0) - ring
-    middles = ring + edges / 2
     along = (np.abs(edges[:, 1]) > np.abs(edges[:, 0])).astype(int)
     weights = np.abs(edges[np.arange(len(edges)), along])
     places = middles[np.arange(len(edges)), 1 - along]
