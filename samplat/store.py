@@ -396,7 +396,7 @@ def _digest(path: Path) -> str | None:
 
 
 def _checked(path: Path, digest: str | None, what: str) -> bytes:
-    remedy = "run the same command again, it mends what is damaged"
+    remedy = "run the job's command again, it mends what is damaged"
     try:
         data = path.read_bytes()
     except OSError as error:
