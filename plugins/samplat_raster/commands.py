@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samplat_raster.drawing import Drawing
-from samplat_raster.exporting import check_image, exporters_for, usage_error, write_outputs
+from samplat_raster.exporting import (
+    RightAngles,
+    Simplify,
+    Stac,
+    check_image,
+    exporters_for,
+    usage_error,
+    with_item,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
     from samplat import (
@@ -80,6 +89,9 @@ def tile_segment(
     stability_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower stability score.")
     ] = None,
+    simplify: Simplify = 0.0,
+    right_angles: RightAngles = False,
+    stac: Stac = False,
     segmenter: Annotated[
         str, typer.Option(help="What finds the masks of a tile; plugins may add some.")
     ] = "automatic",
@@ -122,7 +134,9 @@ def tile_segment(
     if offline:
         os.environ["SAMPLAT_OFFLINE"] = "1"
     tools = registry()
-    exporters = exporters_for(tools, outputs, image=image, drawing=Drawing())
+    drawing = Drawing(simplify=simplify, right_angles=right_angles)
+    wanted = with_item(outputs) if stac else outputs
+    exporters = exporters_for(tools, wanted, image=image, drawing=drawing)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)

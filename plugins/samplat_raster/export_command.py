@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from samplat_raster.drawing import Drawing
-from samplat_raster.exporting import exporters_for, write_outputs
+from samplat_raster.exporting import (
+    RightAngles,
+    Simplify,
+    Stac,
+    exporters_for,
+    with_item,
+    write_outputs,
+)
 
 
 def export(
@@ -24,13 +31,9 @@ def export(
             help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json",
         ),
     ],
-    simplify: Annotated[
-        float,
-        typer.Option(min=0, help="Simplify polygons by about so much; world units of the CRS."),
-    ] = 0.0,
-    right_angles: Annotated[
-        bool, typer.Option("--right-angles", help="Draw what nearly has right angles with them.")
-    ] = False,
+    simplify: Simplify = 0.0,
+    right_angles: RightAngles = False,
+    stac: Stac = False,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
     ] = False,
@@ -42,7 +45,8 @@ def export(
     from samplat import choose_progress, open_result, registry
 
     drawing = Drawing(simplify=simplify, right_angles=right_angles)
-    exporters = exporters_for(registry(), outputs, image=None, drawing=drawing)
+    wanted = with_item(outputs) if stac else outputs
+    exporters = exporters_for(registry(), wanted, image=None, drawing=drawing)
     for output, exporter in exporters.items():
         exporter.check(output)
     progress = choose_progress(sys.stderr, log_json=log_json)
