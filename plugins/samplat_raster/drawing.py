@@ -1,11 +1,12 @@
-"""How polygons are drawn: along pixel edges, simplified, or with right angles."""
+"""How polygons are drawn: along pixel edges, simplified, or with right angles.
+
+Nothing heavy is imported here: the commands' arguments are read with it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 if TYPE_CHECKING:
     from samplat import ImageInfo
@@ -23,6 +24,8 @@ class Drawing:
 
     def tolerance(self, info: ImageInfo) -> float:
         """`simplify` in pixels, of the size that they have in the middle of the image."""
+        import numpy as np
+
         from samplat_raster.georeference import pixel_areas
 
         if info.crs is None or not self.simplify:
