@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
+from samplat.files import canonical, sha256
 from samplat.masks import MaskSet, Overlaps
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.seams import SeamRules
@@ -104,8 +105,13 @@ class SegmentJob:
     """Factor by which a tile's pixels are enlarged before the segmenter sees them."""
     overlaps: Overlaps = "best"
     """Which mask gets a pixel that several masks of a tile claim."""
-    min_area: int = 1
-    """Objects of fewer pixels, after merging, become background."""
+    min_area: float = 1
+    """Smaller objects, after merging, become background; in pixels, or as `pixel_areas` has it."""
+    max_area: float | None = None
+    """So do larger ones; None keeps them."""
+    pixel_areas: tuple[tuple[float, ...], ...] | None = None
+    """Areas of pixels at points spread evenly over the image (y, x), the first and the last on its
+    edges, such as square metres; None: areas are pixels."""
     seams: SeamRules = field(default_factory=SeamRules)
     """When objects of neighbouring tiles are one."""
     embeddings: str | None = None
@@ -127,6 +133,24 @@ class Plan:
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
     """JSON values; equal identities mean equal labels. Recorded in `run.json`."""
+
+
+def tile_pixel_areas(job: SegmentJob, grid: TileGrid) -> NDArray[np.float64]:
+    """(N,) area of a pixel in the middle of each tile, as a job measures it."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    if job.pixel_areas is None:
+        return np.ones(len(grid))
+    known = np.asarray(job.pixel_areas, np.float64)
+    _, height, width = grid.shape
+    _, rows, columns = grid.counts
+    _, tall, wide = grid.tile_shape
+    lattice = np.linspace(0, height, known.shape[0]), np.linspace(0, width, known.shape[1])
+    y = np.minimum((np.arange(rows) + 0.5) * tall, height)
+    x = np.minimum((np.arange(columns) + 0.5) * wide, width)
+    places = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+    one_slice = RegularGridInterpolator(lattice, known)(places).ravel()
+    return np.tile(one_slice, grid.counts[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +258,17 @@ def _identity(
         "scale": job.scale,
         "overlaps": job.overlaps,
         "min_area": job.min_area,
+        **_given_areas(job),
         "seams": asdict(job.seams),
     }
+
+
+def _given_areas(job: SegmentJob) -> dict[str, Any]:
+    """What a job says of areas, if it does: jobs that do not are what they were before."""
+    given: dict[str, Any] = {} if job.max_area is None else {"max_area": job.max_area}
+    if job.pixel_areas is not None:
+        given["pixel_areas"] = sha256(canonical({"": job.pixel_areas}))
+    return given
 
 
 def _check_parameters(job: SegmentJob) -> None:
@@ -247,6 +280,10 @@ def _check_parameters(job: SegmentJob) -> None:
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    if job.max_area is not None and job.max_area < job.min_area:
+        raise InputError(
+            f"max_area must be at least min_area, got {job.max_area:g} and {job.min_area:g}"
+        )
     if job.overlaps not in ("best", "small", "large"):
         raise InputError(f"overlaps must be best, small or large, got {job.overlaps!r}")
 

@@ -33,6 +33,7 @@ from samplat.job import (
     Tools,
     plan,
     provenance,
+    tile_pixel_areas,
     warnings_of,
 )
 from samplat.objects import TileObjects, tile_objects
@@ -451,7 +452,9 @@ def _name_objects(planned: Plan, records: Sequence[TileRecord], links: Sequence[
     parts = join_parts([as_parts(store.read_objects(planned.grid[r.index], r)) for r in done])
     edges = [store.read_links(i, d) for i, d in enumerate(links)]
     roots = find_roots(parts.ids, np.concatenate(edges))
-    final = final_ids(parts, roots, planned.job.min_area)
+    job = planned.job
+    areas = None if job.pixel_areas is None else tile_pixel_areas(job, planned.grid)
+    final = final_ids(parts, roots, job.min_area, job.max_area, areas)
     interrupted = np.isin(parts.ids, _interrupted(planned, store, records))
     table = object_table(parts, final, planned.grid, interrupted)
     return store.write_final(parts.ids, final, table, inputs)

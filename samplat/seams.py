@@ -204,26 +204,43 @@ def join_parts(parts: Sequence[Parts]) -> Parts:
     return Parts(**{n: np.concatenate([getattr(p, n) for p in (empty, *parts)]) for n in names})
 
 
-def final_ids(parts: Parts, roots: NDArray[np.uint64], min_area: int) -> NDArray[np.uint32]:
+def final_ids(
+    parts: Parts,
+    roots: NDArray[np.uint64],
+    min_area: float,
+    max_area: float | None = None,
+    pixel_areas: NDArray[np.float64] | None = None,
+) -> NDArray[np.uint32]:
     """(N,) the final id of each part: 1..M without gaps, by root; 0 for groups that are dropped.
 
     Args:
         parts: the parts.
         roots: (N,) smallest provisional id of each one's group.
-        min_area: groups that paint fewer pixels are dropped, and always those that paint none.
+        min_area: groups that paint less are dropped, and always those that paint no pixel.
+        max_area: groups that paint more are dropped; None for none.
+        pixel_areas: (tiles,) area of a pixel in each tile; None for 1.
 
     Raises:
         JobError: more objects than uint32 can number.
     """
     names, group = np.unique(roots, return_inverse=True)
-    area = np.zeros(len(names), np.int64)
-    np.add.at(area, group, parts.owned_areas)
-    kept = area >= max(1, min_area)
+    sizes = parts.owned_areas if pixel_areas is None else _sizes(parts, pixel_areas)
+    area, count = np.zeros(len(names), sizes.dtype), np.zeros(len(names), np.int64)
+    np.add.at(area, group, sizes)
+    np.add.at(count, group, parts.owned_areas)
+    kept = (count > 0) & (area >= min_area)
+    if max_area is not None:
+        kept &= area <= max_area
     if int(kept.sum()) > MAX_OBJECTS:
         raise JobError(f"{int(kept.sum())} objects, at most {MAX_OBJECTS}; raise min_area")
     rank = np.where(kept, np.cumsum(kept), 0)
     ids: NDArray[np.uint32] = rank[group].astype(np.uint32)
     return ids
+
+
+def _sizes(parts: Parts, pixel_areas: NDArray[np.float64]) -> NDArray[np.float64]:
+    sizes: NDArray[np.float64] = parts.owned_areas * pixel_areas[parts.tiles]
+    return sizes
 
 
 def object_table(

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +79,14 @@ def tile_segment(
     scale: Annotated[
         int, typer.Option(min=1, help="Enlarge what the model sees; small objects need it.")
     ] = 1,
-    min_area: Annotated[int, typer.Option(min=0, help="Drop objects of fewer pixels.")] = 1,
+    min_area: Annotated[
+        float,
+        typer.Option(min=0, help="Drop objects of fewer square metres; pixels without a CRS."),
+    ] = 0.0,
+    max_area: Annotated[
+        float | None,
+        typer.Option(min=0, help="Drop objects of more square metres; pixels without a CRS."),
+    ] = None,
     overlaps: Annotated[
         str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
     ] = "best",
@@ -156,9 +163,12 @@ def tile_segment(
         halo=halo,
         scale=scale,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
-        min_area=min_area,
+        min_area=min_area or 1,
+        max_area=max_area,
         embeddings=str(cache) if cache else None,
     )
+    if min_area or max_area is not None:
+        job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job.source))
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
     planned = run.check()
     if dry_run:
@@ -306,6 +316,17 @@ def _source(
         # ours says best what is wrong with a path that nobody claims
         factory = "raster"
     return SourceSpec(path=image, factory=factory, options=_given(bidx=bidx, nodata=nodata))
+
+
+def _pixel_areas(tools: Registry, source: SourceSpec) -> tuple[tuple[float, ...], ...] | None:
+    """Square metres of pixels all over the image; None where it has no CRS."""
+    from samplat_raster.georeference import areas_over
+
+    opened = tools.open_source(source)
+    try:
+        return areas_over(opened.info)
+    finally:
+        opened.close()
 
 
 def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
