@@ -31,8 +31,10 @@ _HOME = {
     ),
     "embedding": ("Embedding", "EmbeddingKey"),
     "files": ("check_file", "check_writable"),
+    "finished": ("open_result",),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
+    "machine_code": ("as_machine_code",),
     "masks": ("MaskSet", "mask_set"),
     "model.mask_decoder": ("Draft",),
     "model.sam": ("BUILDERS", "Sam", "frame_size", "input_scale", "merged_masks"),
@@ -89,6 +91,7 @@ __all__ = [
     "TileGrid",
     "Window",
     "Windows",
+    "as_machine_code",
     "check_file",
     "check_new_name",
     "check_writable",
@@ -103,6 +106,7 @@ __all__ = [
     "load_model",
     "mask_set",
     "merged_masks",
+    "open_result",
     "plan",
     "predict",
     "registry",
@@ -137,9 +141,11 @@ if TYPE_CHECKING:
     )
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.files import check_file, check_writable
+    from samplat.finished import open_result
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
+    from samplat.machine_code import as_machine_code
     from samplat.masks import MaskSet, mask_set
     from samplat.model.mask_decoder import Draft
     from samplat.model.sam import BUILDERS, Sam, frame_size, input_scale, merged_masks

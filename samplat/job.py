@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
+from samplat.files import canonical, sha256
 from samplat.masks import MaskSet, Overlaps
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.seams import SeamRules
 from samplat.shards import HOLE, Labels
-from samplat.store import JobStore, TileRecord
+from samplat.store import JobStore, RunRecord, TileRecord
 from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
@@ -104,8 +106,13 @@ class SegmentJob:
     """Factor by which a tile's pixels are enlarged before the segmenter sees them."""
     overlaps: Overlaps = "best"
     """Which mask gets a pixel that several masks of a tile claim."""
-    min_area: int = 1
-    """Objects of fewer pixels, after merging, become background."""
+    min_area: float = 1
+    """Smaller objects, after merging, become background; in pixels, or as `pixel_areas` has it."""
+    max_area: float | None = None
+    """So do larger ones; None keeps them."""
+    pixel_areas: tuple[tuple[float, ...], ...] | None = None
+    """Areas of pixels at points spread evenly over the image (y, x), the first and the last on its
+    edges, such as square metres; None: areas are pixels."""
     seams: SeamRules = field(default_factory=SeamRules)
     """When objects of neighbouring tiles are one."""
     embeddings: str | None = None
@@ -129,6 +136,25 @@ class Plan:
     """JSON values; equal identities mean equal labels. Recorded in `run.json`."""
 
 
+def tile_pixel_areas(planned: Plan) -> NDArray[np.float64]:
+    """(T,) area of a pixel in the middle of each tile, as the job measures it."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    grid = planned.grid
+    if planned.job.pixel_areas is None:
+        return np.ones(len(grid))
+    known = np.asarray(planned.job.pixel_areas, np.float64)
+    _, height, width = grid.shape
+    _, rows, columns = grid.counts
+    _, tall, wide = grid.tile_shape
+    lattice = np.linspace(0, height, known.shape[0]), np.linspace(0, width, known.shape[1])
+    y = np.minimum((np.arange(rows) + 0.5) * tall, height)
+    x = np.minimum((np.arange(columns) + 0.5) * wide, width)
+    places = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+    one_slice = RegularGridInterpolator(lattice, known)(places).ravel()
+    return np.tile(one_slice, grid.counts[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
     """A finished job: what exporters read. Every read is checked against the ledger."""
@@ -147,6 +173,15 @@ class JobResult:
     """The job directory."""
     warnings: tuple[str, ...] = ()
     """What a person should know about this result, such as tiles that failed."""
+
+    @functools.cached_property
+    def run(self) -> RunRecord:
+        """What the directory says of the run.
+
+        Raises:
+            JobError: that is damaged.
+        """
+        return self.store.read_run()
 
     @property
     def quarantined(self) -> tuple[TileRecord, ...]:
@@ -232,8 +267,17 @@ def _identity(
         "scale": job.scale,
         "overlaps": job.overlaps,
         "min_area": job.min_area,
+        **_given_areas(job),
         "seams": asdict(job.seams),
     }
+
+
+def _given_areas(job: SegmentJob) -> dict[str, Any]:
+    """What a job says of areas, if it does: jobs that do not are what they were before."""
+    given: dict[str, Any] = {} if job.max_area is None else {"max_area": job.max_area}
+    if job.pixel_areas is not None:
+        given["pixel_areas"] = sha256(canonical({"": job.pixel_areas}))
+    return given
 
 
 def _check_parameters(job: SegmentJob) -> None:
@@ -245,6 +289,10 @@ def _check_parameters(job: SegmentJob) -> None:
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    if job.max_area is not None and job.max_area < job.min_area:
+        raise InputError(
+            f"max_area must be at least min_area, got {job.max_area:g} and {job.min_area:g}"
+        )
     if job.overlaps not in ("best", "small", "large"):
         raise InputError(f"overlaps must be best, small or large, got {job.overlaps!r}")
 
@@ -257,7 +305,10 @@ def _check_image(info: ImageInfo, path: str) -> None:
 
 
 def provenance(planned: Plan) -> dict[str, Any]:
-    """Where and with what a job was first run, for `run.json`; decides nothing."""
+    """Where and with what a job was first run, for `run.json`; decides nothing.
+
+    `result` is what `open_result` makes the result of, when the image is gone.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str | None:
@@ -276,4 +327,21 @@ def provenance(planned: Plan) -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {name: installed(name) for name in names},
+        "result": {
+            "job": asdict(planned.job),
+            "ImageInfo": asdict(planned.info),
+            "TileGrid": asdict(planned.grid),
+        },
     }
+
+
+def warnings_of(records: Sequence[TileRecord]) -> tuple[str, ...]:
+    """What a person should know of a result with these tiles."""
+    failed = [r.index for r in records if r.outcome == "quarantined"]
+    found = []
+    if failed:
+        names = ", ".join(map(str, failed[:10])) + (" ..." if len(failed) > 10 else "")
+        found.append(f"{len(failed)} of {len(records)} tiles failed and are holes: {names}")
+    if all(r.outcome == "skipped" for r in records):
+        found.append("the image has no valid pixel: there are no objects")
+    return tuple(found)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat.machine_code import machine_code
+from samplat.machine_code import as_machine_code
 
 CODE_BYTES = 7
 """Most bytes that a length below 2**33 takes."""
@@ -22,31 +22,31 @@ CODE_BYTES = 7
 @functools.cache
 def paint_runs() -> Callable[..., None]:
     """See `_paint_runs`."""
-    return machine_code(_paint_runs)
+    return as_machine_code(_paint_runs)
 
 
 @functools.cache
 def find_runs() -> Callable[..., int]:
     """See `_find_runs`."""
-    return machine_code(_find_runs)
+    return as_machine_code(_find_runs)
 
 
 @functools.cache
 def write_runs() -> Callable[..., None]:
     """See `_write_runs`."""
-    return machine_code(_write_runs)
+    return as_machine_code(_write_runs)
 
 
 @functools.cache
 def measure() -> Callable[..., None]:
     """See `_measure`."""
-    return machine_code(_measure)
+    return as_machine_code(_measure)
 
 
 @functools.cache
 def pair_runs() -> Callable[..., int]:
     """See `_pair_runs`."""
-    return machine_code(_pair_runs)
+    return as_machine_code(_pair_runs)
 
 
 def _paint_runs(

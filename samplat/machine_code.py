@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def machine_code(function: F) -> F:
+def as_machine_code(function: F) -> F:
     """A function on arrays and numbers, compiled; it lets other threads run beside it.
 
     Sums may be contracted, and no number may be NaN.
@@ -20,7 +20,7 @@ def machine_code(function: F) -> F:
 
     options: dict[str, Any] = {"nogil": True, "fastmath": {"nnan", "nsz", "contract"}}
     try:
-        compiled: F = numba.njit(**options, cache=True)(function)
+        result: F = numba.njit(**options, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
-        compiled = numba.njit(**options)(function)
-    return compiled
+        result = numba.njit(**options)(function)
+    return result

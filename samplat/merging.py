@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from samplat.claims import Claims
 from samplat.errors import JobError
-from samplat.machine_code import machine_code
+from samplat.machine_code import as_machine_code
 from samplat.shards import HOLE
 from samplat.tiles import TileGrid
 
@@ -119,17 +119,17 @@ def group_objects(counts: NDArray[np.int64], links: Iterable[NDArray[np.uint64]]
 
 @functools.cache
 def _unite() -> Callable[..., None]:
-    return machine_code(_unite_pairs)
+    return as_machine_code(_unite_pairs)
 
 
 @functools.cache
 def _number() -> Callable[..., int]:
-    return machine_code(_number_groups)
+    return as_machine_code(_number_groups)
 
 
 @functools.cache
 def _add() -> Callable[..., None]:
-    return machine_code(_add_parts)
+    return as_machine_code(_add_parts)
 
 
 def _unite_pairs(parent: Any, first: Any, second: Any) -> None:
@@ -165,6 +165,8 @@ class Tally:
     """(G,) pixels painted by the tiles that found them."""
     claimed: NDArray[np.int64]
     """(G,) pixels painted by other tiles, see `claims`."""
+    sizes: NDArray[np.float64]
+    """(G,) all of these, in the unit of the area of a pixel."""
     boxes: NDArray[np.int32]
     """(G, 6) of all of these, z0, y0, x0, z1, y1, x1."""
     scores: NDArray[np.float64]
@@ -189,6 +191,7 @@ def tally(
     tiles: Iterable[tuple[Parts, Claims]],
     grid: TileGrid,
     interrupted: NDArray[np.uint64],
+    pixel_areas: NDArray[np.float64],
 ) -> Tally:
     """Add up the parts of every group.
 
@@ -197,11 +200,13 @@ def tally(
         tiles: objects and claims of each tile that has some, in order of tile.
         grid: the tiles.
         interrupted: provisional ids of parts that reach into a tile that failed.
+        pixel_areas: (T,) area of a pixel of each tile.
     """
     count = groups.count
     found = Tally(
         owned=np.zeros(count, np.int64),
         claimed=np.zeros(count, np.int64),
+        sizes=np.zeros(count),
         boxes=np.repeat(np.array([[2**31 - 1] * 3 + [0] * 3], np.int32), count, axis=0),
         scores=np.zeros((count, 2)),
         largest=np.zeros(count, np.int64),
@@ -214,6 +219,8 @@ def tally(
         own = (mine, parts.owned_areas, parts.owned_boxes, scores, parts.points)
         _add()(*own, found.owned, found.boxes, found.scores, found.largest, found.points)
         np.add.at(found.claimed, others, claims.areas)
+        np.add.at(found.sizes, mine, parts.owned_areas * pixel_areas[parts.index])
+        np.add.at(found.sizes, others, claims.areas * pixel_areas[parts.index])
         np.minimum.at(found.boxes[:, :3], others, claims.boxes[:, :3])
         np.maximum.at(found.boxes[:, 3:], others, claims.boxes[:, 3:])
         painting = np.unique(np.concatenate([mine[parts.owned_areas > 0], others]))
@@ -271,7 +278,12 @@ def _note_open_ends(
 
 
 def final_ids(
-    areas: NDArray[np.int64], min_area: int, *, hole: int = HOLE
+    areas: NDArray[np.int64],
+    sizes: NDArray[np.float64],
+    min_area: float = 0.0,
+    max_area: float | None = None,
+    *,
+    hole: int = HOLE,
 ) -> NDArray[np.uint32] | NDArray[np.uint64]:
     """(G,) the final id of each group: 1..M by root; 0 for those that are dropped.
 
@@ -279,10 +291,12 @@ def final_ids(
 
     Args:
         areas: (G,) painted pixels.
-        min_area: groups that paint fewer are dropped, and always those that paint none.
+        sizes: (G,) the same as `min_area` and `max_area` are measured.
+        min_area: smaller groups are dropped, and always those that paint no pixel.
+        max_area: larger ones are dropped; None keeps them.
         hole: label of the pixels of quarantined tiles.
     """
-    kept = areas >= max(1, min_area)
+    kept = (areas > 0) & (sizes >= min_area) & (sizes <= (np.inf if max_area is None else max_area))
     count = int(kept.sum())
     ids: NDArray[Any] = np.cumsum(kept, dtype=np.uint32 if count < hole else np.uint64)
     if count >= hole:

@@ -34,6 +34,8 @@ from samplat.job import (
     Tools,
     plan,
     provenance,
+    tile_pixel_areas,
+    warnings_of,
 )
 from samplat.merging import final_ids, group_objects, object_batches, tally
 from samplat.objects import TileObjects, tile_objects
@@ -110,7 +112,7 @@ def run_job(
         tiles=records,
         objects=objects,
         store=store,
-        warnings=_warnings(records),
+        warnings=warnings_of(records),
     )
 
 
@@ -391,17 +393,6 @@ def _stage(
         progress.finish(name)
 
 
-def _warnings(records: Sequence[TileRecord]) -> tuple[str, ...]:
-    failed = [r.index for r in records if r.outcome == "quarantined"]
-    found = []
-    if failed:
-        names = ", ".join(map(str, failed[:10])) + (" ..." if len(failed) > 10 else "")
-        found.append(f"{len(failed)} of {len(records)} tiles failed and are holes: {names}")
-    if all(r.outcome == "skipped" for r in records):
-        found.append("the image has no valid pixel: there are no objects")
-    return tuple(found)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SeamTask:
     """Finds what the objects of one tile have to do with those of its neighbours."""
@@ -500,8 +491,9 @@ def _name_objects(planned: Plan, records: Sequence[TileRecord], seams: Sequence[
         for r in records
         if r.outcome == "done"
     )
-    found = tally(groups, parts, planned.grid, _interrupted(planned, store, records))
-    final = final_ids(found.areas, planned.job.min_area)
+    interrupted = _interrupted(planned, store, records)
+    found = tally(groups, parts, planned.grid, interrupted, tile_pixel_areas(planned))
+    final = final_ids(found.areas, found.sizes, planned.job.min_area, planned.job.max_area)
     names = (final[groups.of_tile(index)] for index in range(len(records)))
     return store.write_final(names, object_batches(found, final), inputs)
 

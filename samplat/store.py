@@ -46,14 +46,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Outcome = Literal["done", "skipped", "quarantined"]
-__all__ = ["HOLE", "JobStore", "TileRecord"]
+__all__ = ["HOLE", "JobStore", "RunRecord", "TileRecord"]
 
 FOLDERS = ("tiles", "objects", "seams", "labels", "painted")
 PART_COLUMNS = [
     *(f"owned_{name}" for name in BOX_COLUMNS),
     *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut"),
 ]
-REMEDY = "run the same command again, it mends what is damaged"
+SHORT_DIGEST = 12
+"""Digits of a SHA-256 that people are shown."""
+REMEDY = "run the job's command again, it mends what is damaged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +78,32 @@ class TileRecord:
     """Peak resident memory of the process so far, in MiB."""
     error: str | None = None
     """Last error of a quarantined tile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What `run.json` holds."""
+
+    identity: Mapping[str, Any]
+    """What decides the labels."""
+    provenance: Mapping[str, Any]
+    """With what and when they were made."""
+
+    @property
+    def short(self) -> str:
+        """A name for the run: equal for runs that give equal labels."""
+        return files.sha256(files.canonical(self.identity))[:SHORT_DIGEST]
+
+    @property
+    def found_by(self) -> str:
+        """The model, or the segmenter that needs none."""
+        return str(self.provenance.get("model") or self.identity["segmenter"]["name"])
+
+    @property
+    def weights_short(self) -> str | None:
+        """First digits of the weights' SHA-256; None without a model."""
+        weights = self.identity["segmenter"].get("weights")
+        return None if weights is None else str(weights)[:SHORT_DIGEST]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +168,29 @@ class JobStore:
             self._refuse_other(identity)
         if not self._holds(identity):
             files.write_sealed(run, {"identity": identity, "provenance": provenance})
+        elif missing := set(provenance) - set(self.read_run().provenance):
+            # an older version did not record as much
+            added = {name: provenance[name] for name in missing}
+            provenance = {**self.read_run().provenance, **added}
+            files.write_sealed(run, {"identity": identity, "provenance": provenance})
         files.remove_orphans(self.path)
         for folder in FOLDERS:
             (self.path / folder).mkdir(exist_ok=True)
         files.sync_directory(self.path)
+
+    def read_run(self) -> RunRecord:
+        """What the directory says of its job.
+
+        Raises:
+            JobError: it holds none, or that is damaged.
+        """
+        path = self.path / "run.json"
+        if not path.exists():
+            raise JobError(f"{self.path} is no job directory: there is no run.json in it")
+        run = files.read_sealed(path)
+        if run is None:
+            raise JobError(f"{path} is damaged; run the job again with --overwrite")
+        return RunRecord(identity=run["identity"], provenance=run["provenance"])
 
     def _holds(self, identity: Mapping[str, Any]) -> bool:
         run = files.read_sealed(self.path / "run.json")
@@ -291,6 +338,11 @@ class JobStore:
         same = {"inputs": inputs, **found} == marker
         return files.sha256(files.canonical(marker)) if same else None
 
+    def current_final(self) -> str | None:
+        """Digest of the final ids, whatever their inputs were; None: missing or damaged."""
+        marker = self._final_marker()
+        return None if marker is None else self.final_digest(marker["inputs"])
+
     def _final_marker(self) -> dict[str, Any] | None:
         return files.read_sealed(self.path / "seams" / "final.json")
 
@@ -332,6 +384,11 @@ class JobStore:
 
     def _shard_path(self, grid: TileGrid, tile: Tile) -> Path:
         return self.labels_path.joinpath("c", *map(str, grid.position(tile.index)))
+
+    def is_marked_painted(self, index: int, inputs: str) -> bool:
+        """Whether the ledger says that a tile's shard was painted from these inputs."""
+        marker = files.read_sealed(self._file("painted", index, ".json"))
+        return marker is not None and marker["inputs"] == inputs
 
     def is_painted(self, grid: TileGrid, tile: Tile, inputs: str) -> bool:
         """Whether a shard is finished, whole, and painted from these inputs."""

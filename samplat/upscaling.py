@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from samplat.checkpoints import Model
 from samplat.embedding import Embedding
-from samplat.machine_code import machine_code
+from samplat.machine_code import as_machine_code
 from samplat.masks import mask_box
 
 ROOM = 4096
@@ -166,7 +166,7 @@ class Upscaling:
 
 @functools.cache
 def _compiled() -> Callable[..., NDArray[np.int64]]:
-    return machine_code(_trace)
+    return as_machine_code(_trace)
 
 
 def _trace(
@@ -240,7 +240,9 @@ def _trace(
             high_here += np.int32(value[i] > offset)
             low_here += np.int32(value[i] > -offset)
             here += np.int32(value[i] > 0)
-        above_high, above_low, area = above_high + high_here, above_low + low_here, area + here
+        above_high += int(high_here)
+        above_low += int(low_here)
+        area += int(here)
         if len(value) > 0:
             flips[0] = (value[0] > 0) != on
             for i in range(1, len(value)):

@@ -30,17 +30,29 @@ def register_sources(register: Callable[[SourceFactory], None]) -> None:
 @hookimpl
 def register_exporters(register: Callable[[Exporter], None]) -> None:
     """Label rasters and polygons."""
+    from samplat_raster import vector
     from samplat_raster.cog import CogExporter
+    from samplat_raster.geoparquet import GeoParquetExporter
     from samplat_raster.geozarr import ZarrExporter
-    from samplat_raster.vector import GeoPackageExporter, GeoParquetExporter
+    from samplat_raster.stac import StacExporter
 
-    for exporter in (CogExporter(), ZarrExporter(), GeoParquetExporter(), GeoPackageExporter()):
+    for exporter in (
+        CogExporter(),
+        ZarrExporter(),
+        GeoParquetExporter(),
+        vector.geopackage(),
+        vector.flatgeobuf(),
+        vector.geojson(),
+        StacExporter(),
+    ):
         register(exporter)
 
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """The command `tile-segment`."""
+    """The commands `tile-segment` and `export`."""
     from samplat_raster.commands import tile_segment
+    from samplat_raster.export_command import export
 
     app.command("tile-segment")(tile_segment)
+    app.command("export")(export)

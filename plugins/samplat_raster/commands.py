@@ -7,11 +7,23 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from samplat_raster.drawing import Drawing
+from samplat_raster.exporting import (
+    RightAngles,
+    Simplify,
+    Stac,
+    check_image,
+    exporters_for,
+    usage_error,
+    with_item,
+    write_outputs,
+)
 
 if TYPE_CHECKING:
     from samplat import (
@@ -37,7 +49,10 @@ def tile_segment(
     ],
     outputs: Annotated[
         list[Path],
-        typer.Argument(metavar="OUTPUT", help="Files to write: .tif .zarr .parquet .gpkg"),
+        typer.Argument(
+            metavar="OUTPUT",
+            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json",
+        ),
     ],
     model: Annotated[
         str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
@@ -64,7 +79,14 @@ def tile_segment(
     scale: Annotated[
         int, typer.Option(min=1, help="Enlarge what the model sees; small objects need it.")
     ] = 1,
-    min_area: Annotated[int, typer.Option(min=0, help="Drop objects of fewer pixels.")] = 1,
+    min_area: Annotated[
+        float,
+        typer.Option(min=0, help="Drop objects of fewer square metres; pixels without a CRS."),
+    ] = 0.0,
+    max_area: Annotated[
+        float | None,
+        typer.Option(min=0, help="Drop objects of more square metres; pixels without a CRS."),
+    ] = None,
     overlaps: Annotated[
         str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
     ] = "best",
@@ -74,6 +96,9 @@ def tile_segment(
     stability_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower stability score.")
     ] = None,
+    simplify: Simplify = 0.0,
+    right_angles: RightAngles = False,
+    stac: Stac = False,
     segmenter: Annotated[
         str, typer.Option(help="What finds the masks of a tile; plugins may add some.")
     ] = "automatic",
@@ -116,7 +141,9 @@ def tile_segment(
     if offline:
         os.environ["SAMPLAT_OFFLINE"] = "1"
     tools = registry()
-    exporters = _exporters(tools, outputs, image)
+    drawing = Drawing(simplify=simplify, right_angles=right_angles)
+    wanted = with_item(outputs) if stac else outputs
+    exporters = exporters_for(tools, wanted, image=image, drawing=drawing)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)
@@ -136,9 +163,12 @@ def tile_segment(
         halo=halo,
         scale=scale,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
-        min_area=min_area,
+        min_area=min_area or 1,
+        max_area=max_area,
         embeddings=str(cache) if cache else None,
     )
+    if min_area or max_area is not None:
+        job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job.source))
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
     planned = run.check()
     if dry_run:
@@ -186,6 +216,7 @@ class _Run:
         for output, exporter in self.exporters.items():
             exporter.check(output)
         planned = plan(self.job, self.tools)
+        check_image(self.exporters, planned.info)
         if planned.info.crs is None:
             self.progress.message(f"warning: the CRS of {self.job.source.path} is {AREA_HINT}")
         return planned
@@ -209,19 +240,12 @@ class _Run:
             progress=self.progress,
             overwrite=overwrite,
         )
-        self._export(result)
+        write_outputs(result, self.exporters, self.progress)
         for warning in result.warnings:
             self.progress.message(f"warning: {warning}")
         self._summarise(result)
         if result.quarantined:
             raise typer.Exit(3)
-
-    def _export(self, result: JobResult) -> None:
-        self.progress.start("export", len(self.exporters))
-        for output, exporter in self.exporters.items():
-            exporter.export(result, output)
-            self.progress.advance("export")
-        self.progress.finish("export")
 
     def _summarise(self, result: JobResult) -> None:
         facts: dict[str, Any] = {
@@ -242,11 +266,6 @@ def default_job_dir(output: Path) -> Path:
     return output.with_name(output.name + ".samplat-job")
 
 
-def _usage(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
-
-
 def _check_choices(tools: Registry, **values: str) -> None:
     known = {
         "overlaps": OVERLAPS,
@@ -255,7 +274,7 @@ def _check_choices(tools: Registry, **values: str) -> None:
     }
     for option, value in values.items():
         if value not in known[option]:
-            _usage(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
+            usage_error(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -268,7 +287,9 @@ def _parse_bands(text: str | None) -> list[int] | None:
         return None
     parts = text.split(",")
     if not (1 <= len(parts) <= 3 and all(p.strip().isdecimal() for p in parts)):
-        _usage(f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}")
+        usage_error(
+            f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}"
+        )
     return [int(p) for p in parts]
 
 
@@ -280,24 +301,8 @@ def _parse_stretch(text: str) -> tuple[str, dict[str, float]]:
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 <= low < high <= 100:
-        _usage(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
+        usage_error(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
     return "percentile", {"low": low, "high": high}
-
-
-def _exporters(tools: Registry, outputs: list[Path], image: str) -> dict[Path, Exporter]:
-    from samplat import InputError
-
-    found: dict[Path, Exporter] = {}
-    for output in outputs:
-        if output in found:
-            _usage(f"{output} is given twice; each output needs its own name")
-        if output.exists() and Path(image).exists() and output.samefile(image):
-            _usage(f"{output} is the input; choose another output")
-        try:
-            found[output] = tools.exporter_for(output)
-        except InputError as error:
-            _usage(str(error))
-    return found
 
 
 def _source(
@@ -311,6 +316,17 @@ def _source(
         # ours says best what is wrong with a path that nobody claims
         factory = "raster"
     return SourceSpec(path=image, factory=factory, options=_given(bidx=bidx, nodata=nodata))
+
+
+def _pixel_areas(tools: Registry, source: SourceSpec) -> tuple[tuple[float, ...], ...] | None:
+    """Square metres of pixels all over the image; None where it has no CRS."""
+    from samplat_raster.georeference import areas_over
+
+    opened = tools.open_source(source)
+    try:
+        return areas_over(opened.info)
+    finally:
+        opened.close()
 
 
 def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:

@@ -32,6 +32,27 @@ def affine_of(info: ImageInfo) -> Any:
     return Affine(a, b, c, d, e, f)
 
 
+def corners_of(info: ImageInfo) -> NDArray[np.float64]:
+    """(4, 2) the image's corners in world units, in order."""
+    _, height, width = info.shape
+    return to_world(info, np.array([(0, 0), (0, height), (width, height), (width, 0)], float))
+
+
+def bounds_of(info: ImageInfo) -> tuple[float, float, float, float]:
+    """xmin, ymin, xmax, ymax of an image in world units."""
+    corners = corners_of(info)
+    (west, south), (east, north) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+    return west, south, east, north
+
+
+def code_of(crs: str) -> str | None:
+    """An authority's name for a CRS, such as "EPSG:32614"; None where it has none."""
+    from pyproj import CRS
+
+    authority = CRS.from_wkt(crs).to_authority()
+    return ":".join(authority) if authority else None
+
+
 def pixel_spacing(transform: Any) -> tuple[float, float, float]:
     """World units per pixel along (z, y, x); z is 1."""
     return (1.0, math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d))
@@ -39,9 +60,103 @@ def pixel_spacing(transform: Any) -> tuple[float, float, float]:
 
 def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pixel positions (N, 2) x, y in world units."""
-    matrix = np.asarray(info.index_to_world)
-    world: NDArray[np.float64] = xy @ matrix[:2, :2].T + matrix[:2, 3]
-    return world
+    (a, b, _, c), (d, e, _, f) = info.index_to_world[:2]
+    x, y = xy.T
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+
+LARGE = 5_000.0
+"""Extent in metres from which an object is not taken as flat: below, that costs less than 1e-6."""
+
+
+def ground_areas(
+    geometries: NDArray[np.object_], pixels: NDArray[np.int64], info: ImageInfo
+) -> NDArray[np.float64] | None:
+    """Areas in square metres on the ellipsoid; None without a CRS.
+
+    An object is so many pixels of the size that they have at its centroid; a large one's pixels
+    have the mean size that geodesics make of its polygon.
+
+    Args:
+        geometries: (N,) polygons or multipolygons in pixels.
+        pixels: (N,) their numbers of pixels.
+        info: the image.
+    """
+    import shapely
+
+    if info.crs is None:
+        return None
+    x0, y0, x1, y1 = shapely.bounds(geometries).T
+    size = pixel_areas(shapely.get_coordinates(shapely.centroid(geometries)), info)
+    large = ~(np.maximum(x1 - x0, y1 - y0) * np.sqrt(size) < LARGE)
+    if large.any():
+        moved = shapely.transform(geometries[large], lambda xy: to_world(info, xy))
+        size[large] = geodesic_areas(moved, info.crs) / shapely.area(geometries[large])
+    areas: NDArray[np.float64] = pixels * size
+    return areas
+
+
+LATTICE = 17
+"""Points along each side of an image at which pixels are measured."""
+
+
+def areas_over(info: ImageInfo) -> tuple[tuple[float, ...], ...] | None:
+    """Square metres of pixels at points spread evenly over an image; None without a CRS.
+
+    Six digits are kept: they name a job, on every machine alike.
+    """
+    if info.crs is None:
+        return None
+    _, height, width = info.shape
+    y, x = np.meshgrid(
+        np.linspace(0, height, LATTICE), np.linspace(0, width, LATTICE), indexing="ij"
+    )
+    areas = pixel_areas(np.stack([x.ravel(), y.ravel()], axis=1), info)
+    rows = areas.reshape(LATTICE, LATTICE).tolist()
+    return tuple(tuple(float(f"{area:.6g}") for area in row) for row in rows)
+
+
+def pixel_areas(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Square metres of a pixel at positions (N, 2) x, y, on the ellipsoid of the image's CRS."""
+    areas: NDArray[np.float64] = np.abs(np.linalg.det(ground_steps(xy, info)))
+    return areas
+
+
+def ground_steps(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Metres east and north (first axis) of a pixel's step along x and y (second), (N, 2, 2)."""
+    from pyproj import CRS, Transformer
+
+    system = CRS.from_user_input(info.crs)
+    geographic = system.geodetic_crs or CRS.from_epsg(4326)
+    to_degrees = Transformer.from_crs(system, geographic, always_xy=True)
+    # degrees have some 16 digits: nearer points would leave few of them to a difference
+    reach = 8.0
+    ends = [xy + reach * np.array(step) for step in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    lon, lat = np.radians(to_degrees.transform(*to_world(info, np.concatenate(ends)).T))
+    lon, lat = lon.reshape(4, -1), lat.reshape(4, -1)
+    east, north = _metres_of_radians(lat.mean(axis=0), geographic.ellipsoid)
+    steps = np.stack(
+        [
+            [_turn(lon[1] - lon[0]) * east, _turn(lon[3] - lon[2]) * east],
+            [(lat[1] - lat[0]) * north, (lat[3] - lat[2]) * north],
+        ]
+    )
+    return np.moveaxis(steps, -1, 0) / (2 * reach)
+
+
+def _turn(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An angle within half a turn: two sides of the antimeridian are close."""
+    return np.remainder(angle + np.pi, 2 * np.pi) - np.pi
+
+
+def _metres_of_radians(
+    lat: NDArray[np.float64], ellipsoid: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Metres of a radian of longitude and of one of latitude."""
+    a, f = ellipsoid.semi_major_metre, 1 / (ellipsoid.inverse_flattening or np.inf)
+    squared = f * (2 - f)
+    bent = 1 - squared * np.sin(lat) ** 2
+    return a * np.cos(lat) / np.sqrt(bent), a * (1 - squared) / bent**1.5
 
 
 def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:

@@ -11,11 +11,27 @@ from typing import Any
 import numpy as np
 
 from samplat import InputError, JobResult, check_writable
-from samplat_raster.georeference import affine_of
+from samplat_raster.georeference import affine_of, bounds_of, code_of
 from samplat_raster.outputs import label_dtype, narrowed, replacing
 
 MARK = "samplat_labels"
 """Attribute of the group by which we know our own output, and may replace it."""
+
+PROJ = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-experimental/geo-proj/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-experimental/geo-proj/blob/v1/README.md",
+    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+    "name": "proj:",
+    "description": "Coordinate reference system information for geospatial data",
+}
+SPATIAL = {
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v1/README.md",
+    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    "name": "spatial:",
+    "description": "Spatial coordinate information",
+}
+"""How the two conventions want to be named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +60,33 @@ class ZarrExporter:
 
         with replacing(output) as written:
             group = zarr.create_group(str(written), zarr_format=3)
-            group.attrs.update({"Conventions": "CF-1.11", MARK: 1})
+            group.attrs.update({"Conventions": "CF-1.11", MARK: 1, **_conventions(result)})
             _write_coordinates(group, result)
             labels = _create_labels(group, result)
             for window, shard in result.shards():
                 labels[window.slices[1:]] = narrowed(shard[0], labels.dtype)
             _consolidate(written)
+
+
+def _conventions(result: JobResult) -> dict[str, Any]:
+    """The zarr conventions `spatial` and, with a CRS, `proj`: of the group, for its arrays."""
+    from pyproj import CRS
+
+    transform, (_, height, width) = affine_of(result.info), result.info.shape
+    spatial = {
+        "zarr_conventions": [SPATIAL],
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": [height, width],
+        "spatial:transform": list(transform)[:6],
+        "spatial:bbox": list(bounds_of(result.info)),
+        "spatial:registration": "pixel",
+    }
+    if not result.info.crs:
+        return spatial
+    crs = CRS.from_wkt(result.info.crs)
+    named = {"proj:code": code_of(result.info.crs)} if code_of(result.info.crs) else {}
+    spatial["zarr_conventions"] = [PROJ, SPATIAL]
+    return {**spatial, **named, "proj:wkt2": crs.to_wkt("WKT2_2019")}
 
 
 def _consolidate(written: Path) -> None:

@@ -1,81 +1,192 @@
-"""Labels as polygons: along pixel edges, exact, one geometry per id."""
+"""Labels as polygons: one geometry per id, a few objects at a time.
+
+Shards are visited by tile index. An object whose pixels lie in one shard is finished with it; the
+parts of one that crosses shards wait until the last of its shards was seen, and are then joined. So
+what is in memory is a shard, a batch, and the objects that cross the edge of what was seen: never
+the scene.
+
+Simplified polygons stay a coverage: whatever fills a shard, the background too, is simplified at
+once, so that neighbours move their common edge alike, and the shard's border stays as it is, so
+that parts on both sides of it still fit.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import HOLE, JobResult, Window
+from samplat import HOLE, JobError, JobResult
+from samplat_raster.drawing import EXACT, Drawing
+from samplat_raster.tracing import Regions, joined, trace
+
+BATCH_OBJECTS = 1 << 14
+"""Objects of a batch, about."""
+BATCH_VERTICES = 1 << 20
+"""Their vertices, about: a batch ends with the shard that reaches either number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """N objects, in order of id."""
+    """N objects, in order of the last tile that paints them, and then of id."""
 
-    ids: NDArray[np.uint32]
-    """(N,) ids."""
+    rows: NDArray[np.int64]
+    """(N,) their rows in the job's table of objects."""
     geometries: NDArray[np.object_]
     """(N,) valid polygons or multipolygons, in pixels x, y: pixel (0, 0) is the unit square."""
 
 
-def outline(result: JobResult) -> Outlines:
-    """The polygons of all objects: found shard by shard, joined where an id crosses shards."""
-    import shapely
+def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
+    """The polygons of all objects, in batches. The order is the same on every machine.
 
-    traced = [_trace(labels[0], window) for window, labels in result.shards()]
-    ids = np.concatenate([np.zeros(0, np.uint32), *(t[0] for t in traced)])
-    parts = np.concatenate([np.zeros(0, object), *(t[1] for t in traced)])
-    shards = np.repeat(np.arange(len(traced)), [len(t[0]) for t in traced])
-    order = np.argsort(ids, kind="stable")
-    ids, parts, shards = ids[order], parts[order], shards[order]
-    names, starts = np.unique(ids, return_index=True)
-    groups = zip(np.split(parts, starts[1:]), np.split(shards, starts[1:]), strict=True)
-    joined = np.array([_join(*group) for group in groups] if len(names) else [], object)
-    broken = ~shapely.is_valid(joined)
-    joined[broken] = shapely.make_valid(joined[broken])
-    return Outlines(ids=names, geometries=joined)
-
-
-def _join(parts: NDArray[np.object_], shards: NDArray[np.int64]) -> Any:
-    import shapely
-
-    if len(parts) == 1:
-        return parts[0]
-    if shards[0] == shards[-1]:
-        # parts of one shard share no edge, only corners: a valid multipolygon as they are
-        return shapely.multipolygons(parts)
-    return shapely.union_all(parts)
-
-
-def _trace(
-    labels: NDArray[np.uint32], window: Window
-) -> tuple[NDArray[np.uint32], NDArray[np.object_]]:
-    """Id and polygon of every 4-connected region of a shard.
-
-    Pixels that meet only at a corner make separate parts: one ring around both would touch itself.
+    Raises:
+        JobError: labels and table of objects disagree, or a shard is damaged.
     """
-    from rasterio.features import shapes
-    from rasterio.transform import Affine
+    from samplat_raster.right_angles import squared
 
-    # GDAL traces no uint32: ranks fit into int32 where ids may not
-    ids, ranks = np.unique(labels, return_inverse=True)
-    inside = (labels != 0) & (labels != HOLE)
-    place = Affine.translation(window.start[2], window.start[1])
-    ranked = ranks.reshape(labels.shape).astype(np.int32)
-    found = [
-        (ids[int(rank)], _polygon(geometry["coordinates"]))
-        for geometry, rank in shapes(ranked, mask=inside, connectivity=4, transform=place)
-    ]
-    return (
-        np.array([i for i, _ in found], np.uint32),
-        np.array([polygon for _, polygon in found], object),
+    for some in _batches(_by_shard(result, drawing.tolerance(result.info))):
+        yield squared(some, result.info) if drawing.right_angles else some
+
+
+def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
+    joiner = _Joiner(result, tolerance)
+    for tile, (_, labels) in enumerate(result.shards()):
+        yield joiner.finished_by(tile, labels[0])
+    joiner.check_nothing_left()
+
+
+def _batches(found: Iterable[Outlines]) -> Iterator[Outlines]:
+    import shapely
+
+    waiting: list[Outlines] = []
+    objects = vertices = 0
+    for some in found:
+        if not len(some.rows):
+            continue
+        waiting.append(some)
+        objects += len(some.rows)
+        vertices += int(shapely.get_num_coordinates(some.geometries).sum())
+        if objects >= BATCH_OBJECTS or vertices >= BATCH_VERTICES:
+            yield _together(waiting)
+            waiting, objects, vertices = [], 0, 0
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(parts: list[Outlines]) -> Outlines:
+    return Outlines(
+        rows=np.concatenate([p.rows for p in parts]),
+        geometries=np.concatenate([p.geometries for p in parts]),
     )
 
 
-def _polygon(rings: list[list[tuple[float, float]]]) -> Any:
+@dataclass(kw_only=False)
+class _Joiner:
+    """Holds the parts of objects that are not finished."""
+
+    result: JobResult
+    tolerance: float
+    """Of the simplification, in pixels; 0 for none."""
+    waiting: dict[int, list[NDArray[np.object_]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        table = self.result.objects
+        self.ids = table["id"].to_numpy()
+        self.areas = table["area_px"].to_numpy()
+        tiles = table["tiles"].combine_chunks()
+        ends = tiles.offsets.to_numpy()
+        self.first, self.last = (
+            tiles.values.to_numpy()[at].astype(np.int32) for at in (ends[:-1], ends[1:] - 1)
+        )
+        self.seen = np.zeros(len(self.ids), np.int64)
+
+    def finished_by(self, tile: int, labels: NDArray[np.uint32]) -> Outlines:
+        """The objects of which a tile is the last, by id; parts of others are kept."""
+        regions = self._trace(tile, labels)
+        names, starts = np.unique(regions.labels, return_index=True)
+        rows = self._rows(names)
+        self.seen[rows] += np.add.reduceat(regions.areas, starts) if len(starts) else 0
+        ends = np.append(starts[1:], len(regions.labels))
+        whole = (self.first[rows] == tile) & (self.last[rows] == tile)
+        for k in np.flatnonzero(~whole):
+            # a copy: a view would keep all polygons of the shard
+            parts = regions.polygons[starts[k] : ends[k]].copy()
+            self.waiting.setdefault(int(rows[k]), []).append(parts)
+        done = np.flatnonzero(self.last[rows] == tile)
+        geometries = np.empty(len(done), object)
+        geometries[whole[done]] = _collected(regions.polygons, starts, ends, whole)
+        crossing = [int(row) for row in rows[done][~whole[done]]]
+        geometries[~whole[done]] = self._joined([self.waiting.pop(row) for row in crossing])
+        if not np.array_equal(self.seen[rows[done]], self.areas[rows[done]]):
+            raise self._disagreement()
+        return Outlines(rows=rows[done], geometries=geometries)
+
+    def _trace(self, tile: int, labels: NDArray[np.uint32]) -> Regions:
+        window = self.result.grid[tile].write
+        origin = (window.start[2], window.start[1])
+        if self.tolerance:
+            return _simplified(labels, origin, self.tolerance)
+        return trace(labels, origin=origin)
+
+    def _rows(self, names: NDArray[np.uint32]) -> NDArray[np.int64]:
+        rows = np.searchsorted(self.ids, names)
+        if len(rows) and (rows[-1] >= len(self.ids) or (self.ids[rows] != names).any()):
+            raise self._disagreement()
+        return rows.astype(np.int64)
+
+    def check_nothing_left(self) -> None:
+        """Every object of the table must have come."""
+        if not np.array_equal(self.seen, self.areas):
+            raise self._disagreement()
+
+    def _joined(self, parts: list[list[NDArray[np.object_]]]) -> NDArray[np.object_]:
+        """One geometry for each object that crosses shards."""
+        import shapely
+
+        if not parts:
+            return np.zeros(0, object)
+        each = [np.concatenate(some) for some in parts]
+        if self.tolerance:
+            return np.array([shapely.union_all(some) for some in each], object)
+        return joined(np.concatenate(each), np.repeat(np.arange(len(each)), list(map(len, each))))
+
+    def _disagreement(self) -> JobError:
+        return JobError(
+            f"labels and table of objects of {self.result.store.path} disagree; "
+            "remove the job directory and run again"
+        )
+
+
+def _collected(
+    polygons: NDArray[np.object_],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    chosen: NDArray[np.bool_],
+) -> NDArray[np.object_]:
+    """One geometry for each chosen object of a shard: parts share no edge, only corners."""
     import shapely
 
-    return shapely.Polygon(rings[0], rings[1:])
+    starts, counts = starts[chosen], (ends - starts)[chosen]
+    geometries = polygons[starts]
+    several = np.flatnonzero(counts > 1)
+    owner = np.repeat(several, counts[several])
+    rank = np.arange(len(owner)) - np.repeat(
+        np.cumsum(counts[several]) - counts[several], counts[several]
+    )
+    if len(several):
+        shapely.multipolygons(polygons[starts[owner] + rank], indices=owner, out=geometries)
+    return geometries
+
+
+def _simplified(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: float) -> Regions:
+    """The regions of a shard with fewer vertices; its border is as it was."""
+    import shapely
+
+    regions = trace(labels, origin=origin, everything=True, junctions=True)
+    polygons = shapely.coverage_simplify(regions.polygons, tolerance, simplify_boundary=False)
+    objects = (regions.labels != 0) & (regions.labels != HOLE)
+    return Regions(
+        labels=regions.labels[objects], polygons=polygons[objects], areas=regions.areas[objects]
+    )

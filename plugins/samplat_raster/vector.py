@@ -1,126 +1,176 @@
-"""Objects as polygons on the ground: GeoParquet and GeoPackage."""
+"""Objects as features of GDAL's vector formats: GeoPackage, FlatGeobuf and GeoJSON."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from samplat import JobError, JobResult, check_file
-from samplat_raster.georeference import geodesic_areas, to_world
+from samplat import ImageInfo, InputError, JobResult, check_file
+from samplat_raster.drawing import EXACT, Drawing
+from samplat_raster.features import FeatureBatch, feature_schema, features
 from samplat_raster.outputs import replacing
-from samplat_raster.polygons import outline
 
-COPIED_COLUMNS = ("id", "area_px", "predicted_iou", "stability", "truncated")
-"""Columns of the job's table of objects that go into the file as they are."""
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+LONGEST_EDGE = 64
+"""In pixels, of polygons that are to be transformed to degrees."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeoParquetExporter:
-    """GeoParquet 1.1 with a bounding-box column, zstd; columns as in `object_frame`."""
+class _FeatureExporter:
+    """One layer `objects` of multipolygons; columns as in `feature_schema`."""
 
-    name: str = "geoparquet"
-    suffixes: tuple[str, ...] = (".parquet", ".geoparquet")
+    driver: str
+    """GDAL's."""
+    name: str
+    suffixes: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the layer, as GDAL knows them."""
+    degrees: bool = False
+    """True: longitude and latitude only; GDAL transforms."""
 
-    def check(self, output: Path) -> None:
-        """Refuse an output that cannot be written."""
-        check_file(output)
+    drawing: Drawing = EXACT
+    """How polygons are drawn."""
 
-    def export(self, result: JobResult, output: Path) -> None:
-        """Write all objects."""
-        frame = object_frame(result)
-        with replacing(output) as written:
-            frame.to_parquet(
-                written,
-                index=False,
-                compression="zstd",
-                schema_version="1.1.0",
-                write_covering_bbox=True,
+    def with_options(self, *, drawing: Drawing = EXACT, **others: Any) -> Self:
+        """The same exporter, drawing in another way."""
+        return replace(self, drawing=drawing)
+
+    def check_image(self, info: ImageInfo) -> None:
+        """Refuse an image that the format cannot describe.
+
+        Raises:
+            InputError: it has no CRS, and the format is in longitude and latitude only.
+        """
+        if self.degrees and info.crs is None:
+            raise InputError(
+                f"{self.driver} is in longitude and latitude, and the image has no CRS; "
+                "choose .gpkg, .fgb or .parquet"
             )
 
-
-@dataclass(frozen=True, kw_only=True)
-class GeoPackageExporter:
-    """A GeoPackage with one layer `objects`; columns as in `object_frame`."""
-
-    name: str = "geopackage"
-    suffixes: tuple[str, ...] = (".gpkg",)
-
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
         check_file(output)
 
     def export(self, result: JobResult, output: Path) -> None:
-        """Write all objects."""
-        import pyogrio
-
-        frame = object_frame(result)
-        with replacing(output) as written, warnings.catch_warnings():
-            # a raster without CRS was warned about already
-            warnings.filterwarnings("ignore", message="'crs' was not provided")
-            try:
-                pyogrio.write_dataframe(
-                    frame,
-                    written,
-                    driver="GPKG",
-                    layer="objects",
-                    geometry_type="MultiPolygon",
-                    promote_to_multi=True,
-                )
-            except pyogrio.errors.DataSourceError as error:
-                raise OSError(str(error)) from error
+        """Write all objects, a batch at a time."""
+        self.check_image(result.info)
+        found = features(result, self.drawing)
+        if self.degrees:
+            found = (_densified(batch, result.info) for batch in found)
+        with replacing(output) as written:
+            crs = result.info.crs
+            write_features(found, written, crs=crs, driver=self.driver, **self.options)
 
 
-def object_frame(result: JobResult) -> Any:
-    """A GeoDataFrame with one row per object, by id.
+def geopackage() -> _FeatureExporter:
+    """GeoPackage, with a spatial index."""
+    return _FeatureExporter(driver="GPKG", name="geopackage", suffixes=(".gpkg",))
 
-    Columns: id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability;
-    truncated (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of
-    the prompt in world units, NaN without one; model; geometry, along pixel edges, in world units.
 
-    Raises:
-        JobError: labels and table of objects disagree.
+def flatgeobuf() -> _FeatureExporter:
+    """FlatGeobuf, with a spatial index: GDAL keeps some 83 bytes a feature in memory for it."""
+    return _FeatureExporter(driver="FlatGeobuf", name="flatgeobuf", suffixes=(".fgb",))
+
+
+def geojson() -> _FeatureExporter:
+    """GeoJSON as RFC 7946 has it.
+
+    Longitude and latitude with seven digits, shells against the clock, geometries cut at the
+    antimeridian.
     """
-    import geopandas
-
-    outlines = outline(result)
-    table = result.objects
-    if not np.array_equal(outlines.ids, table["id"].to_numpy()):
-        raise JobError(
-            f"labels and table of objects of {result.store.path} disagree; "
-            "remove the job directory and run again"
-        )
-    geometries = _on_the_ground(result, outlines.geometries)
-    copied: dict[str, Any] = {name: table[name].to_numpy() for name in COPIED_COLUMNS}
-    points = to_world(result.info, _points(table))
-    data = {
-        "id": copied.pop("id"),
-        "area_m2": _square_metres(geometries, result.info.crs),
-        **copied,
-        "point_x": points[:, 0],
-        "point_y": points[:, 1],
-        "model": np.full(len(geometries), result.job.model or result.job.segmenter, object),
-    }
-    return geopandas.GeoDataFrame(data, geometry=geometries, crs=result.info.crs)
+    return _FeatureExporter(
+        driver="GeoJSON",
+        name="geojson",
+        suffixes=(".geojson",),
+        options={"RFC7946": "YES", "COORDINATE_PRECISION": "7"},
+        degrees=True,
+    )
 
 
-def _on_the_ground(result: JobResult, geometries: NDArray[np.object_]) -> NDArray[np.object_]:
+def _densified(batch: FeatureBatch, info: ImageInfo) -> FeatureBatch:
+    """With more vertices: what is straight in a projection is not in degrees."""
     import shapely
 
-    moved: NDArray[np.object_] = shapely.transform(geometries, lambda xy: to_world(result.info, xy))
-    return moved
+    longest = LONGEST_EDGE * max(info.spacing[1:])
+    return replace(batch, geometries=shapely.segmentize(batch.geometries, longest))
 
 
-def _points(table: Any) -> NDArray[np.float64]:
-    columns = [table[name].to_numpy().astype(np.float64) for name in ("point_x", "point_y")]
-    return np.stack(columns, axis=1)
+def write_features(
+    batches: Iterable[FeatureBatch], path: Path, *, crs: str | None, driver: str, **options: Any
+) -> None:
+    """Write features as they come.
+
+    Raises:
+        OSError: GDAL cannot write them.
+    """
+    import pyogrio
+
+    stream = _Stream(batches)
+    with warnings.catch_warnings():
+        # a raster without CRS was warned about already
+        warnings.filterwarnings("ignore", message="'crs' was not provided")
+        try:
+            pyogrio.write_arrow(
+                stream.reader(),
+                path,
+                driver=driver,
+                layer="objects",
+                geometry_name="geometry",
+                geometry_type="MultiPolygon",
+                crs=crs,
+                **options,
+            )
+        except Exception as error:
+            # what failed on our side of the stream reaches GDAL as a text only
+            if stream.failure is not None:
+                raise stream.failure from error
+            if isinstance(error, pyogrio.errors.DataSourceError | pyogrio.errors.DataLayerError):
+                raise OSError(str(error)) from error
+            raise
 
 
-def _square_metres(geometries: NDArray[np.object_], crs: str | None) -> NDArray[np.float64]:
-    if crs is None:
-        return np.full(len(geometries), np.nan)
-    return geodesic_areas(geometries, crs)
+@dataclass(kw_only=False)
+class _Stream:
+    """Features as an Arrow stream, which remembers why it broke."""
+
+    batches: Iterable[FeatureBatch]
+    failure: Exception | None = None
+
+    def reader(self) -> pa.RecordBatchReader:
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(_schema(), self._encoded())
+
+    def _encoded(self) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        schema = _schema()
+        try:
+            for batch in self.batches:
+                arrays = [*batch.columns.columns, _as_multipolygons(batch)]
+                yield pa.record_batch(arrays, schema=schema)
+        except Exception as error:
+            self.failure = error
+            raise
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    wkb = {"ARROW:extension:name": "ogc.wkb"}
+    return feature_schema().append(pa.field("geometry", pa.binary(), metadata=wkb))
+
+
+def _as_multipolygons(batch: FeatureBatch) -> pa.Array:
+    import pyarrow as pa
+    import shapely
+
+    parts, owner = shapely.get_parts(batch.geometries, return_index=True)
+    several = shapely.multipolygons(parts, indices=owner)
+    return pa.array(shapely.to_wkb(several), pa.binary())

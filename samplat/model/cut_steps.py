@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from samplat.machine_code import machine_code
+from samplat.machine_code import as_machine_code
 
 Array = NDArray[np.float32]
 
@@ -64,7 +64,7 @@ def relaxed_cut(
 @functools.cache
 def compiled() -> Callable[..., None]:
     """The steps of one window as machine code."""
-    return machine_code(_steps)
+    return as_machine_code(_steps)
 
 
 def _steps(

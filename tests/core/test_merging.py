@@ -89,8 +89,8 @@ def named(
     min_area: int = 1,
     hole: int = 2**32 - 1,
 ) -> tuple[list[int], pa.Table]:
-    found = tally(groups, tiles, grid, np.zeros(0, np.uint64))
-    final = final_ids(found.areas, min_area, hole=hole)
+    found = tally(groups, tiles, grid, np.zeros(0, np.uint64), np.ones(len(grid)))
+    final = final_ids(found.areas, found.sizes, min_area, hole=hole)
     return final[groups.group].tolist(), pa.Table.from_batches(object_batches(found, final))
 
 
@@ -129,11 +129,11 @@ def test_no_objects_at_all() -> None:
 
 def test_more_objects_than_uint32_holds_get_uint64_and_leave_out_the_hole() -> None:
     areas = np.array([3, 0, 3, 3, 3], np.int64)
-    assert final_ids(areas, 1, hole=5).tolist() == [1, 0, 2, 3, 4]
-    assert final_ids(areas, 1, hole=5).dtype == np.uint32
+    assert final_ids(areas, areas, 1, hole=5).tolist() == [1, 0, 2, 3, 4]
+    assert final_ids(areas, areas, 1, hole=5).dtype == np.uint32
     for hole, ids in ((4, [1, 0, 2, 3, 5]), (3, [1, 0, 2, 4, 5]), (1, [2, 0, 3, 4, 5])):
-        assert final_ids(areas, 1, hole=hole).tolist() == ids
-        assert final_ids(areas, 1, hole=hole).dtype == np.uint64
+        assert final_ids(areas, areas, 1, hole=hole).tolist() == ids
+        assert final_ids(areas, areas, 1, hole=hole).dtype == np.uint64
     _, table = merged(box((5, 2, 9, 30), (0, 0, 3, 3), (12, 30, 14, 33)), hole=2)
     assert table["id"].to_pylist() == [1, 3, 4]
     assert str(table.schema.field("id").type) == "uint64"

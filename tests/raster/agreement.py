@@ -66,10 +66,10 @@ def check_zarr(path: Path, cog: Path) -> None:
 
 def check_polygons(path: Path, cog: Path) -> None:
     """They are valid, have the ids and areas of the labels, and cover the same pixels."""
-    frame = geopandas.read_parquet(path)
+    frame = geopandas.read_parquet(path).sort_values("id")
     with rasterio.open(cog) as dataset:
         labels = dataset.read(1)
-        labels[labels == dataset.nodata] = 0
+        labels[labels == dataset.nodata] = 0  # of no pixel, where there is no such value
         crs, transform = dataset.crs, dataset.transform
     assert frame.crs == crs
     assert frame.is_valid.all()
