@@ -98,7 +98,7 @@ def test_damaged_objects_are_an_error_and_are_redone(store: JobStore, damage: st
     path = store.path / "objects" / "000003.parquet"
     spoil(path, damage)
     assert not store.is_finished(3)
-    with pytest.raises(JobError, match=r"objects of tile 3.*run the same command again"):
+    with pytest.raises(JobError, match=r"objects of tile 3.*run the job.s command again"):
         store.read_objects(GRID[3], record)
 
 
@@ -180,7 +180,7 @@ def test_seams_round_trip_and_those_of_other_inputs_are_stale(store: JobStore) -
     for name in ("ids", "areas", "boxes", "refused"):
         assert np.array_equal(getattr(claimed, name), getattr(claims, name)), name
         assert getattr(claimed, name).dtype == getattr(claims, name).dtype, name
-    with pytest.raises(JobError, match=r"seams of tile 0.*run the same command again"):
+    with pytest.raises(JobError, match=r"seams of tile 0.*run the job.s command again"):
         store.read_seams(0, "another")
 
 
