@@ -95,6 +95,9 @@ class SegmentJob:
     """Name of the registered rescaler, fitted once to the whole image."""
     rescaler_options: Mapping[str, Any] = field(default_factory=dict)
     """Its keyword options, JSON values only."""
+    window: Window | None = None
+    """The part of the image to segment (z, y, x); None for all of it. Tiles and stretch are those
+    of the whole image, so that the segmenter sees the same pixels whatever the part."""
     tile_size: int = 1024
     """Side of a tile's write window, in pixels; clipped to the image."""
     halo: int = 128
@@ -119,9 +122,11 @@ class Plan:
     job: SegmentJob
     """The job as it was given."""
     info: ImageInfo
-    """The image."""
+    """The image, or the part of it that is segmented."""
+    window: Window
+    """That part, in the frame of the whole image."""
     grid: TileGrid
-    """The tiles, (z, y, x); one slice thick."""
+    """The tiles, (z, y, x); one slice thick, in the frame of the part."""
     stretch: Stretch
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
@@ -135,7 +140,7 @@ class JobResult:
     job: SegmentJob
     """The job that ran."""
     info: ImageInfo
-    """The image."""
+    """The image, or the part of it that was segmented."""
     grid: TileGrid
     """The tiles: a window of an exporter's loop is best a tile's write window."""
     tiles: tuple[TileRecord, ...]
@@ -159,7 +164,10 @@ class JobResult:
 
     @property
     def labels_path(self) -> Path:
-        """The zarr v3 array of labels, uint32 (z, y, x), one shard per tile."""
+        """The zarr v3 array of labels, uint32 (z, y, x), one shard per tile.
+
+        Where only a part of an image was segmented, it begins `grid.lead` pixels before the part.
+        """
         return self.store.labels_path
 
     def labels(self, window: Window) -> NDArray[np.uint32]:
@@ -201,13 +209,16 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
     finally:
         source.close()
     _, height, width = info.shape
-    grid = TileGrid(
-        shape=info.shape,
+    window = job.window or Window(start=(0, 0, 0), stop=info.shape)
+    grid = TileGrid.of_part(
+        info.shape,
+        window,
         tile_shape=(1, min(job.tile_size, height), min(job.tile_size, width)),
         halo=(0, job.halo, job.halo),
     )
     identity = _identity(job, digest, segmenter, stretch)
-    return Plan(job=job, info=info, grid=grid, stretch=stretch, identity=identity)
+    part = info.part(window)
+    return Plan(job=job, info=part, window=window, grid=grid, stretch=stretch, identity=identity)
 
 
 def _identity(
@@ -219,6 +230,7 @@ def _identity(
         "image_options": dict(job.source.options),
         "segmenter": {"name": job.segmenter, **segmenter, **job.segmenter_options},
         "stretch": asdict(stretch),
+        "window": asdict(job.window) if job.window else None,
         "tile_size": job.tile_size,
         "halo": job.halo,
         "scale": job.scale,

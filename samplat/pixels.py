@@ -6,7 +6,7 @@ A raster is a volume of one slice, so arrays are always (z, y, x, band).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +40,14 @@ class ImageInfo:
     """Pixel value that means "no data"; None where there is none."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """World units per pixel along (z, y, x)."""
+
+    def part(self, window: Window) -> ImageInfo:
+        """Description of a part of the image."""
+        matrix = np.array(self.index_to_world)
+        matrix[:3, 3] += matrix[:3, :3] @ window.start[::-1]
+        z, y, x = window.shape
+        moved = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in matrix)
+        return replace(self, shape=(z, y, x), index_to_world=moved)
 
 
 @runtime_checkable

@@ -44,8 +44,9 @@ def _memory_array(shape: tuple[int, ...], shard: tuple[int, ...]) -> tuple[Any, 
 
 
 def labels_header(grid: TileGrid) -> bytes:
-    """The metadata document `zarr.json` of the label array."""
-    _, content = _memory_array(grid.shape, grid.tile_shape)
+    """The metadata document `zarr.json` of the label array, `grid.lead` pixels before the image."""
+    shape = tuple(n + a for n, a in zip(grid.shape, grid.lead, strict=True))
+    _, content = _memory_array(shape, grid.tile_shape)
     header: bytes = content["zarr.json"].to_bytes()
     return header
 

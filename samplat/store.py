@@ -35,7 +35,7 @@ from samplat import files
 from samplat.errors import JobError
 from samplat.objects import TileObjects
 from samplat.shards import HOLE, decode_shard, encode_shard, labels_header
-from samplat.tiles import Tile, TileGrid
+from samplat.tiles import Tile, TileGrid, Window
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -294,7 +294,7 @@ class JobStore:
         self, grid: TileGrid, tile: Tile, labels: NDArray[np.uint32], inputs: str
     ) -> str:
         """Write the labels (z, y, x) of a tile's write window; returns the digest of the file."""
-        data = encode_shard(labels, grid.tile_shape)
+        data = encode_shard(_from_corner(grid, tile, labels), grid.tile_shape)
         path = self._shard_path(grid, tile)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, data)
@@ -321,7 +321,18 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json")) or {}
         what = f"the labels of tile {tile.index}"
         data = _checked(self._shard_path(grid, tile), marker.get("sha256"), what)
-        return decode_shard(data, tile.write, grid.tile_shape)
+        cell = grid.cell(tile.index)
+        stored = Window(start=cell.start, stop=tile.write.stop)
+        return decode_shard(data, stored, grid.tile_shape)[tile.write.relative_to(cell).slices]
+
+
+def _from_corner(grid: TileGrid, tile: Tile, labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Labels from the corner of the tile's cell on, which may lie before the image."""
+    corner = grid.cell(tile.index).start
+    before = [(a - c, 0) for a, c in zip(tile.write.start, corner, strict=True)]
+    return (
+        np.pad(labels, before, constant_values=np.uint32(HOLE)) if any(map(any, before)) else labels
+    )
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -27,6 +27,8 @@ from samplat.files import sha256
 from samplat.job import JobResult
 from samplat.masks import MaskSet, mask_set
 from samplat.pipeline import Bench, TileTask, plan, rehearse, run_job
+from samplat.pixels import PercentileRescaler
+from samplat.plugins import Registry
 from samplat.progress import Silent
 from samplat.shards import HOLE
 from samplat.tiles import Tile, Window
@@ -124,6 +126,66 @@ def test_windows_across_tiles_read_like_the_whole(job_dir: Path) -> None:
     assert np.array_equal(result.labels(window)[0], labels[5:47, 13:60])
     for place, part in result.shards():
         assert np.array_equal(part, labels[None][place.slices])
+
+
+def seen_by(tools: Registry) -> set[str]:
+    """Digests of all that the segmenters of these tools were shown."""
+    factory = tools.segmenter("oracle")
+    assert isinstance(factory, OracleFactory)
+    return {digest for oracle in factory.made for digest in oracle.digests}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_samgeo_522_results_do_not_depend_on_the_part_that_is_asked_for(
+    seed: int, tmp_path: Path
+) -> None:
+    """Of a part, the segmenter sees tiles of the whole, and every pixel is in the same object."""
+    rng = np.random.default_rng(seed)
+    image = ArraySource(paint(scene(seed)), rng.random((50, 61)) > 0.02 * (seed % 2))
+    tools, tools_of_part = oracle_tools(image=image), oracle_tools(image=image)
+    all_of_it = run_job(oracle_job(tmp_path / "whole"), tools=tools)
+    (y0, y1), (x0, x1) = (sorted(rng.choice(n + 1, 2, replace=False)) for n in (50, 61))
+    window = Window(start=(0, int(y0), int(x0)), stop=(1, int(y1), int(x1)))
+    job = oracle_job(tmp_path / "part", window=window)
+    part = run_job(job, tools=tools_of_part)
+    assert part.info.shape == window.shape
+    assert seen_by(tools_of_part) <= seen_by(tools)
+    assert same_partition(whole(part), all_of_it.labels(window)[0])
+    raw = np.asarray(zarr.open_array(part.labels_path, mode="r"))
+    _, dy, dx = part.grid.lead
+    assert np.array_equal(raw[0, dy:, dx:], whole(part))
+    assert (raw[0, :dy] == HOLE).all()
+    again = run_job(job, tools=oracle_tools(image=image))
+    assert fingerprint(again) == fingerprint(part)
+
+
+def test_objects_that_leave_the_part_are_truncated(job_dir: Path) -> None:
+    labels = lone({1: (slice(20, 30), slice(4, 9)), 2: (slice(12, 14), slice(2, 9))})
+    window = Window(start=(0, 10, 1), stop=(1, 25, 48))
+    tools = oracle_tools(image=ArraySource(paint(labels)))
+    result = run_job(oracle_job(job_dir, tile_size=48, window=window), tools=tools)
+    rows = [(r["y0"], r["x0"], r["area_px"], r["truncated"]) for r in result.objects.to_pylist()]
+    assert rows == [(10, 3, 25, True), (2, 1, 14, False)]
+
+
+def test_the_stretch_of_a_part_is_that_of_the_whole(job_dir: Path) -> None:
+    ramp = np.arange(3000, dtype=np.uint16).reshape(50, 60, 1)
+    tools = oracle_tools(image=ArraySource(ramp))
+    tools.add("rescalers", "test", PercentileRescaler())
+    job = replace(oracle_job(job_dir), rescaler="percentile")
+    part = replace(job, window=Window(start=(0, 40, 2), stop=(1, 50, 30)))
+    assert plan(part, tools).stretch == plan(job, tools).stretch
+    assert plan(part, tools).info.index_to_world[0] == (1, 0, 0, 2)
+    assert plan(part, tools).info.index_to_world[1] == (0, 1, 0, 40)
+    assert plan(part, tools).identity != plan(job, tools).identity
+
+
+def test_a_window_outside_of_the_image_is_refused(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    window = Window(start=(0, 40, 2), stop=(1, 51, 30))
+    with pytest.raises(InputError, match="expected a part of the scene"):
+        run_job(oracle_job(job_dir, window=window), tools=tools)
+    assert not job_dir.exists()
 
 
 def test_tiles_without_data_are_skipped_and_masks_are_cut_to_valid_pixels(job_dir: Path) -> None:
