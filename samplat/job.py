@@ -102,8 +102,9 @@ class SegmentJob:
     """Side of a tile's write window, in pixels; clipped to the image."""
     halo: int = 128
     """Pixels read around a write window; at least half of the largest object, for whole ones."""
-    scale: int = 1
-    """Factor by which a tile's pixels are enlarged before the segmenter sees them."""
+    scales: tuple[int, ...] = (1,)
+    """Factors by which a tile's pixels are enlarged before the segmenter sees them. At several, the
+    smallest shows a tile at once and the larger ones show it in parts; see `samplat.scale`."""
     overlaps: Overlaps = "best"
     """Which mask gets a pixel that several masks of a tile claim."""
     min_area: int = 1
@@ -233,7 +234,7 @@ def _identity(
         "window": asdict(job.window) if job.window else None,
         "tile_size": job.tile_size,
         "halo": job.halo,
-        "scale": job.scale,
+        "scales": sorted(job.scales),
         "overlaps": job.overlaps,
         "min_area": job.min_area,
         "seams": asdict(job.seams),
@@ -244,11 +245,13 @@ def _check_parameters(job: SegmentJob) -> None:
     for name, value, least in (
         ("tile_size", job.tile_size, 1),
         ("halo", job.halo, 0),
-        ("scale", job.scale, 1),
+        ("scale", min(job.scales, default=0), 1),
         ("min_area", job.min_area, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    if len(set(job.scales)) < len(job.scales):
+        raise InputError(f"expected scales that differ, got {job.scales}")
     if job.overlaps not in ("best", "small", "large"):
         raise InputError(f"overlaps must be best, small or large, got {job.overlaps!r}")
 

@@ -37,7 +37,7 @@ from samplat.job import (
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import ImageSource, to_rgb
 from samplat.progress import Progress, Silent
-from samplat.scale import enlarge, shrink
+from samplat.scale import masks_at_scales, views
 from samplat.seams import as_parts, final_ids, find_roots, join_parts, match_strip, object_table
 from samplat.store import JobStore, TileRecord
 from samplat.tiles import Tile, Window
@@ -163,10 +163,10 @@ def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjec
     """The objects of a tile that was read."""
     if seen is None:
         return None
-    job, bounds, valid = bench.plan.job, bench.plan.grid.bounds, seen.valid
-    masks = bench.segmenter(enlarge(seen.pixels, job.scale), enlarge(valid[0], job.scale))
-    masks = shrink(masks, job.scale)
-    return tile_objects(masks, tile=tile, valid=valid, bounds=bounds, overlaps=job.overlaps)
+    job, grid, valid = bench.plan.job, bench.plan.grid, seen.valid
+    looked_at = list(views(grid, tile, job.scales))
+    masks = masks_at_scales(bench.segmenter, seen.pixels, valid[0], looked_at)
+    return tile_objects(masks, tile=tile, valid=valid, bounds=grid.bounds, overlaps=job.overlaps)
 
 
 def _read(source: ImageSource, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:

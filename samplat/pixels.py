@@ -5,7 +5,8 @@ A raster is a volume of one slice, so arrays are always (z, y, x, band).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -131,10 +132,12 @@ class Stretch:
         """Pixels (z, y, x, band) as uint8; invalid ones become 0."""
         if pixels.shape[-1] != len(self.low):
             raise InputError(f"stretch of {len(self.low)} bands, image of {pixels.shape[-1]}")
-        low = np.asarray(self.low, np.float32)
-        span = np.maximum(np.asarray(self.high, np.float32) - low, np.finfo(np.float32).tiny)
+        # differences of large numbers need their bits: 32-bit integers and float64
+        exact = np.result_type(pixels.dtype, np.float32)
+        low = np.asarray(self.low, exact)
+        span = np.maximum(np.asarray(self.high, exact) - low, np.finfo(exact).tiny)
         with np.errstate(invalid="ignore", over="ignore"):
-            scaled = (pixels.astype(np.float32) - low) * (np.float32(255) / span)
+            scaled = (pixels.astype(exact) - low) * (exact.type(255) / span)
         scaled = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
         out: NDArray[np.uint8] = np.where(valid[..., None], np.rint(scaled), 0).astype(np.uint8)
         return out
@@ -175,6 +178,32 @@ class PercentileRescaler:
         if values.size == 0:
             return identity_stretch(source.info.bands)
         lows, highs = np.percentile(values, [low, high], axis=0)
+        return Stretch(low=tuple(map(float, lows)), high=tuple(map(float, highs)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeRescaler:
+    """Values that the user knows to be black and white."""
+
+    name: str = "range"
+
+    def fit(self, source: ImageSource, *, ranges: Sequence[Sequence[float]]) -> Stretch:
+        """A stretch between given values.
+
+        Args:
+            source: the image.
+            ranges: low and high of each band, or one pair for all bands.
+
+        Raises:
+            InputError: a pair is not in order, or there are neither one nor as many as bands.
+        """
+        bands = source.info.bands
+        for low, high in ranges:
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise InputError(f"expected a range low < high, got {low:g}:{high:g}")
+        if len(ranges) not in (1, bands):
+            raise InputError(f"expected one range or {bands}, one for each band; got {len(ranges)}")
+        lows, highs = zip(*(ranges if len(ranges) == bands else list(ranges) * bands), strict=True)
         return Stretch(low=tuple(map(float, lows)), high=tuple(map(float, highs)))
 
 

@@ -56,14 +56,23 @@ def tile_segment(
         str | None, typer.Option(help="One to three bands, from 1, such as 4,3,2.")
     ] = None,
     stretch: Annotated[
-        str, typer.Option(help="Percentiles that become black and white; or `none`.")
+        str,
+        typer.Option(
+            help="Percentiles that become black and white; or values, such as 0:3000 or one such "
+            "pair for each band; or `none`."
+        ),
     ] = "2,98",
     nodata: Annotated[
         float | None, typer.Option(help="Value that means no data, if the file does not say it.")
     ] = None,
-    scale: Annotated[
-        int, typer.Option(min=1, help="Enlarge what the model sees; small objects need it.")
-    ] = 1,
+    scales: Annotated[
+        str,
+        typer.Option(
+            "--scales",
+            "--scale",
+            help="Enlarge what the model sees, once (2) or several times (1,2): for small objects.",
+        ),
+    ] = "1",
     min_area: Annotated[int, typer.Option(min=0, help="Drop objects of fewer pixels.")] = 1,
     overlaps: Annotated[
         str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
@@ -119,7 +128,8 @@ def tile_segment(
     exporters = _exporters(tools, outputs, image)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
-    tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)
+    factors = _parse_scales(scales)
+    tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
     job = SegmentJob(
         source=_source(tools, image, _parse_bands(bidx), nodata),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
@@ -134,7 +144,7 @@ def tile_segment(
         rescaler_options=rescaler_options,
         tile_size=tile_size,
         halo=halo,
-        scale=scale,
+        scales=factors,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_area=min_area,
         embeddings=str(cache) if cache else None,
@@ -272,15 +282,38 @@ def _parse_bands(text: str | None) -> list[int] | None:
     return [int(p) for p in parts]
 
 
-def _parse_stretch(text: str) -> tuple[str, dict[str, float]]:
+def _parse_scales(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    factors = {int(p) for p in parts if p.strip().isdecimal() and int(p) > 0}
+    if len(factors) != len(parts):
+        _usage(f"--scales takes different whole numbers with commas, such as 1,2; got {text!r}")
+    return tuple(sorted(factors))
+
+
+def _parse_ranges(text: str) -> list[list[float]]:
+    try:
+        ranges = [[float(end) for end in part.split(":")] for part in text.split(",")]
+    except ValueError:
+        ranges = [[]]
+    if not all(len(ends) == 2 and ends[0] < ends[1] for ends in ranges):
+        _usage(f"--stretch takes values low:high, one pair or one for each band; got {text!r}")
+    return ranges
+
+
+def _parse_stretch(text: str) -> tuple[str, dict[str, Any]]:
     if text == "none":
         return "none", {}
+    if ":" in text:
+        return "range", {"ranges": _parse_ranges(text)}
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 <= low < high <= 100:
-        _usage(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
+        _usage(
+            "--stretch takes two percentiles such as 2,98, values such as 0:3000, or none; "
+            f"got {text!r}"
+        )
     return "percentile", {"low": low, "high": high}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -334,8 +334,77 @@ def test_a_first_try_that_fails_counts(
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_an_enlarged_tile_gives_masks_of_the_image(scale: int, job_dir: Path) -> None:
-    labels = whole(one_square(job_dir, scale=scale))
+    labels = whole(one_square(job_dir, scales=(scale,)))
     assert labels.sum() == labels[5:15, 8:20].sum() == 120
+
+
+@dataclass(frozen=True)
+class OfASize:
+    """Finds bright patches whose longer side is shown with 12 to 23 pixels, as a model might."""
+
+    shown: list[tuple[int, ...]]
+
+    def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+        self.shown.append(valid.shape)
+        patches, count = ndimage.label(pixels[..., 0] > 127)
+        sides = [max(s.stop - s.start for s in place) for place in ndimage.find_objects(patches)]
+        fitting = [i + 1 for i in range(count) if 12 <= sides[i] < 24]
+        return mask_set(patches[None] == np.array(fitting, int)[:, None, None])
+
+
+@dataclass
+class OfASizeFactory:
+    name: str = "of a size"
+    shown: list[tuple[int, ...]] = field(default_factory=list)
+
+    def create(self, model: str | None, **options: Any) -> OfASize:
+        return OfASize(self.shown)
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        return {}
+
+
+def patches(seed: int, shape: tuple[int, int] = (150, 170)) -> NDArray[np.int64]:
+    """Rectangles that do not touch, with longer sides of 3 to 23 pixels."""
+    rng, labels = np.random.default_rng(seed), np.zeros(shape, np.int64)
+    for _ in range(200):
+        h, w = rng.integers(3, 24, 2)
+        y, x = rng.integers(0, shape[0] - h + 1), rng.integers(0, shape[1] - w + 1)
+        if not labels[max(0, y - 2) : y + h + 2, max(0, x - 2) : x + w + 2].any():
+            labels[y : y + h, x : x + w] = labels.max() + 1
+    return labels
+
+
+@pytest.mark.parametrize("scales", [(1,), (2,), (3,), (1, 2), (1, 2, 4), (2, 4), (1, 3)])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_a_model_sees_at_any_of_the_scales_is_found_once(
+    seed: int, scales: tuple[int, ...], tmp_path: Path
+) -> None:
+    truth, factory = patches(seed), OfASizeFactory()
+    image = ArraySource((255 * (truth[..., None] > 0)).astype(np.uint8))
+    tools = oracle_tools(image=image)
+    tools.add("segmenters", "test", factory)
+    job = oracle_job(tmp_path, tile_size=48, halo=24, scales=scales)
+    result = run_job(replace(job, segmenter="of a size"), tools=tools)
+    sides = [0] + [max(s.stop - s.start for s in p) for p in ndimage.find_objects(truth)]
+    seen = [any(12 <= side * scale < 24 for scale in scales) for side in sides]
+    assert same_partition(whole(result), np.where(np.array(seen)[truth], truth, 0))
+    assert not any(result.objects["truncated"].to_pylist())
+    # all views have as many pixels, but for what is added to make tiles divisible
+    assert max(max(s) for s in factory.shown) <= min(scales) * 96 + 3 * max(scales)
+
+
+def test_a_part_is_seen_alike_at_several_scales(tmp_path: Path) -> None:
+    truth = patches(5)
+    image = ArraySource((255 * (truth[..., None] > 0)).astype(np.uint8))
+    window = Window(start=(0, 31, 50), stop=(1, 120, 133))
+    found = []
+    for part in (None, window):
+        tools = oracle_tools(image=image)
+        tools.add("segmenters", "test", OfASizeFactory())
+        job = oracle_job(tmp_path / str(part), tile_size=48, halo=24, scales=(1, 2), window=part)
+        found.append(run_job(replace(job, segmenter="of a size"), tools=tools))
+    assert same_partition(whole(found[1]), found[0].labels(window)[0])
 
 
 def test_small_objects_are_dropped_after_merging(job_dir: Path) -> None:
@@ -351,7 +420,9 @@ def test_small_objects_are_dropped_after_merging(job_dir: Path) -> None:
     [
         ({"tile_size": 0}, "tile_size must be at least 1, got 0"),
         ({"halo": -1}, "halo must be at least 0"),
-        ({"scale": 0}, "scale must be at least 1"),
+        ({"scales": (2, 0)}, "scale must be at least 1"),
+        ({"scales": ()}, "scale must be at least 1"),
+        ({"scales": (2, 2)}, "expected scales that differ"),
         ({"overlaps": "first"}, "best, small or large"),
     ],
 )

@@ -121,7 +121,7 @@ def test_options_reach_the_job(samplat: Cli, tmp_path: Path) -> None:
     run = json.loads((tmp_path / "job" / "run.json").read_bytes())["identity"]
     assert run["image_options"] == {"bidx": [5, 2, 1], "nodata": 100.0}
     assert run["stretch"]["low"][0] == pytest.approx(np.percentile(pixels[4], 5), abs=5)
-    assert (run["scale"], run["overlaps"]) == (2, "small")
+    assert (run["scales"], run["overlaps"]) == ([2], "small")
 
 
 # -- what is wrong with the input --------------------------------------------------------------
