@@ -137,7 +137,7 @@ class Stretch:
         low = np.asarray(self.low, exact)
         span = np.maximum(np.asarray(self.high, exact) - low, np.finfo(exact).tiny)
         with np.errstate(invalid="ignore", over="ignore"):
-            scaled = (pixels.astype(exact) - low) * (exact.type(255) / span)
+            scaled = (pixels.astype(exact) - low) * exact.type(255) / span
         scaled = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
         out: NDArray[np.uint8] = np.where(valid[..., None], np.rint(scaled), 0).astype(np.uint8)
         return out

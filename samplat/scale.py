@@ -1,8 +1,9 @@
 """Show a tile to the segmenter enlarged, and bring its masks back.
 
 Small objects need it: a model sees a tile at a fixed number of pixels, and an object of a few of
-them has no shape. At several scales, the smallest shows the tile at once, and one `k` times as large
-shows it in `k` x `k` views, each with a `k`-th of the halo, so that all views have as many pixels::
+them has no shape. At several scales, the smallest shows the tile at once, and one `k` times as
+large shows it in `k` x `k` views, each with a `k`-th of the halo, so that all views have as many
+pixels::
 
     |rr|wwwwwwwwwwww|rr|            the tile at scale 1
       |r|wwwwww|r|                  at scale 2: one view
