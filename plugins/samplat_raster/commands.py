@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ import typer
 if TYPE_CHECKING:
     from samplat import (
         Exporter,
+        ImageInfo,
         JobResult,
         Plan,
         Progress,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
         Rehearsal,
         SegmentJob,
         SourceSpec,
+        Window,
     )
 
 UNKNOWN_INPUT_SIZE = 1024
@@ -53,8 +56,27 @@ def tile_segment(
         int | None, typer.Option(min=1, help="Side of a tile's grid of prompts; usually 32.")
     ] = None,
     bidx: Annotated[
-        str | None, typer.Option(help="One to three bands, from 1, such as 4,3,2.")
+        str | None,
+        typer.Option(help="One to three bands, by number or name, such as 4,3,2 or nir,red,green."),
     ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(help="Only this part: x0,y0,x1,y1 in the raster's CRS, or in --bbox-crs."),
+    ] = None,
+    bbox_crs: Annotated[
+        str | None, typer.Option(help="CRS of --bbox, such as EPSG:4326 (longitude first).")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Only this part: x,y,width,height in pixels.")
+    ] = None,
+    gsd: Annotated[
+        float | None,
+        typer.Option(help="Ground sampling distance in metres to work at; that of the raster."),
+    ] = None,
+    allow_vrt: Annotated[
+        bool,
+        typer.Option("--allow-vrt", help="Open a VRT that puts rasters of its folder together."),
+    ] = False,
     stretch: Annotated[
         str,
         typer.Option(
@@ -130,8 +152,11 @@ def tile_segment(
     rescaler, rescaler_options = _parse_stretch(stretch)
     factors = _parse_scales(scales)
     tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
+    options = {"bidx": _parse_bands(bidx), "nodata": nodata, "gsd": gsd}
+    source = _source(tools, image, {**options, "allow_vrt": allow_vrt or None})
     job = SegmentJob(
-        source=_source(tools, image, _parse_bands(bidx), nodata),
+        source=source,
+        window=_part(tools, source, window=window, bbox=bbox, bbox_crs=bbox_crs),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
         model=model if segmenter == "automatic" else None,
         segmenter=segmenter,
@@ -273,13 +298,62 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _parse_bands(text: str | None) -> list[int] | None:
+def _parse_bands(text: str | None) -> list[int | str] | None:
     if text is None:
         return None
-    parts = text.split(",")
-    if not (1 <= len(parts) <= 3 and all(p.strip().isdecimal() for p in parts)):
-        _usage(f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}")
-    return [int(p) for p in parts]
+    parts = [part.strip() for part in text.split(",")]
+    if not (1 <= len(parts) <= 3 and all(parts)):
+        _usage(
+            "--bidx takes one to three numbers or names of bands with commas, such as 4,3,2; "
+            f"got {text!r}"
+        )
+    return [int(p) if p.isdecimal() else p for p in parts]
+
+
+def _parse_numbers(option: str, names: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names.split(",")) or not all(map(math.isfinite, numbers)):
+        _usage(f"{option} takes {names}; got {text!r}")
+    return numbers
+
+
+def _part(
+    tools: Registry,
+    source: SourceSpec,
+    *,
+    window: str | None,
+    bbox: str | None,
+    bbox_crs: str | None,
+) -> Window | None:
+    """The part of the image that was asked for; None for all of it."""
+    if window is not None and bbox is not None:
+        _usage("--window and --bbox both choose a part; give one of them")
+    if bbox_crs is not None and bbox is None:
+        _usage("--bbox-crs says what --bbox is in; give that too")
+    if window is not None:
+        x, y, width, height = _parse_numbers("--window", "x,y,width,height", window)
+        if not all(v.is_integer() for v in (x, y, width, height)) or min(width, height) < 1:
+            _usage(f"--window takes whole pixels x,y,width,height; got {window!r}")
+        from samplat_raster.extent import window_of_pixels
+
+        return window_of_pixels(_info(tools, source), (int(x), int(y), int(width), int(height)))
+    if bbox is not None:
+        x0, y0, x1, y1 = _parse_numbers("--bbox", "x0,y0,x1,y1", bbox)
+        from samplat_raster.extent import window_of_box
+
+        return window_of_box(_info(tools, source), (x0, y0, x1, y1), bbox_crs)
+    return None
+
+
+def _info(tools: Registry, source: SourceSpec) -> ImageInfo:
+    opened = tools.open_source(source)
+    try:
+        return opened.info
+    finally:
+        opened.close()
 
 
 def _parse_scales(text: str) -> tuple[int, ...]:
@@ -333,9 +407,7 @@ def _exporters(tools: Registry, outputs: list[Path], image: str) -> dict[Path, E
     return found
 
 
-def _source(
-    tools: Registry, image: str, bidx: list[int] | None, nodata: float | None
-) -> SourceSpec:
+def _source(tools: Registry, image: str, options: Mapping[str, Any]) -> SourceSpec:
     from samplat import InputError, SourceSpec
 
     try:
@@ -343,7 +415,7 @@ def _source(
     except InputError:
         # ours says best what is wrong with a path that nobody claims
         factory = "raster"
-    return SourceSpec(path=image, factory=factory, options=_given(bidx=bidx, nodata=nodata))
+    return SourceSpec(path=image, factory=factory, options=_given(**options))
 
 
 def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
