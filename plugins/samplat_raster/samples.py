@@ -58,6 +58,8 @@ def look_at(dataset: Any, max_size: int) -> Look:
     """
     height, width = dataset.shape
     factor = max(1.0, max(height, width) / max_size)
+    # an overview that is little coarser, as it is: less to read than from the next finer one
+    factor = min((o for o in dataset.overviews(1) if factor <= o < 2 * factor), default=factor)
     shape = (max(1, math.floor(height / factor)), max(1, math.floor(width / factor)))
     # GDAL reads nearest pixels from the coarsest overview that is not too coarse
     finer = max((o for o in (1, *dataset.overviews(1)) if o <= factor), default=1)

@@ -211,8 +211,8 @@ HOSTILE: dict[str, str | Callable[[Path], str]] = {
         VRT_SPY.format(path=folder.parent / "secret.txt").replace("<", "&lt;")
     ),
     "name in small letters": '<VRTDataset RASTERXSIZE="20" rasterysize="10"><VRTRASTERBAND '
-    'datatype="Byte" band="1"><simplesource><SOURCEFILENAME RelativeToVrt="1">../secret.tif'
-    "</SOURCEFILENAME><sourceband>1</sourceband></simplesource></VRTRASTERBAND></VRTDataset>",
+    'datatype="Byte" band="1"><SimpleSource><SOURCEFILENAME RelativeToVrt="1">../secret.tif'
+    "</SOURCEFILENAME><sourceband>1</sourceband></SimpleSource></VRTRASTERBAND></VRTDataset>",
     "no name": reading(""),
     "folder": reading("parts"),
     "missing": reading("parts/b.tif"),
