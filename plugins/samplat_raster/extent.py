@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import ImageInfo, InputError, Window
-from samplat_raster.georeference import to_pixels
+from samplat_raster.georeference import to_pixels, to_world
 
 EDGE_POINTS = 33
 """Points along each side of a box: straight lines of one CRS are curves in another."""
@@ -67,7 +67,16 @@ def _outlines(
     if crs is not None:
         x, y = Transformer.from_crs(given, own, always_xy=True).transform(*edge.T)
         edge = np.stack([x, y], axis=1)[np.isfinite(x) & np.isfinite(y)]
-    return [edge + np.array([turn, 0]) for turn in (0, 360, -360)] if own.is_geographic else [edge]
+    return _turned(info, edge) if own.is_geographic else [edge]
+
+
+def _turned(info: ImageInfo, edge: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """An outline in degrees, moved by whole turns to where the image has its longitudes."""
+    if not len(edge):
+        return [edge]
+    middle = to_world(info, np.array(info.shape[:0:-1]).reshape(1, 2) / 2)[0, 0]
+    nearest = round((middle - edge[:, 0].mean()) / 360)
+    return [edge + np.array([360 * turn, 0]) for turn in (nearest, nearest - 1, nearest + 1)]
 
 
 def _outline(box: tuple[float, float, float, float]) -> NDArray[np.float64]:
