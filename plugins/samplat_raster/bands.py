@@ -23,6 +23,8 @@ class Bands:
     """Value of each that means "no data"."""
     masked: bool
     """True: the file has an alpha band or a mask band."""
+    alpha: int | None
+    """An alpha band of which GDAL makes no mask: it does so of uint8 and uint16 alone."""
     palette: NDArray[np.uint8] | None
     """(entries, 3) colours, where the one band holds their numbers."""
 
@@ -51,10 +53,12 @@ def choose_bands(
     if not indexes:
         raise InputError(f"{path} has no bands but an alpha band; expected at least one of pixels")
     values = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in indexes]
+    known = MaskFlags.per_dataset in dataset.mask_flag_enums[indexes[0] - 1]
     return Bands(
         indexes=indexes,
         nodata=tuple(None if v is None or not math.isfinite(v) else float(v) for v in values),
-        masked=MaskFlags.per_dataset in dataset.mask_flag_enums[indexes[0] - 1],
+        masked=known or bool(alpha),
+        alpha=None if known or not alpha else alpha[0],
         palette=_palette(dataset, indexes[0])
         if colours[indexes[0] - 1] == ColorInterp.palette
         else None,

@@ -179,7 +179,7 @@ class RasterSource:
         pixels = stored.transpose(1, 2, 0)[None]
         valid = self._has_data(pixels)
         if self._bands.masked:
-            request = functools.partial(_mask_of, self._dataset(), bands[0])
+            request = functools.partial(_mask_of, self._dataset(), self._bands)
             valid &= self._checked("the mask", lambda: look.assemble(request))[None] > 0
         return self._coloured(pixels), valid
 
@@ -249,7 +249,7 @@ class RasterSource:
     def _unmasked(self, window: Window) -> NDArray[np.bool_]:
         if not self._bands.masked:
             return np.ones(window.shape, bool)
-        mask = functools.partial(_mask_of, self._level(), self._bands.indexes[0])
+        mask = functools.partial(_mask_of, self._level(), self._bands)
         read = self._checked("the mask", lambda: self._of_window(window, mask))
         inside: NDArray[np.bool_] = read >= (1 if self._grid is None else HALF)
         return inside[None]
@@ -279,8 +279,10 @@ def _bands_of(
     return pixels
 
 
-def _mask_of(dataset: Any, band: int, **place: Any) -> NDArray[Any]:
-    mask: NDArray[Any] = dataset.read_masks(band, **place)
+def _mask_of(dataset: Any, bands: Bands, **place: Any) -> NDArray[Any]:
+    if bands.alpha is not None:
+        return np.where(dataset.read(bands.alpha, **place) > 0, 255, 0)
+    mask: NDArray[Any] = dataset.read_masks(bands.indexes[0], **place)
     return mask
 
 
