@@ -55,13 +55,13 @@ def test_a_ramp_stays_a_ramp(tmp_path: Path, factor: float) -> None:
     assert np.allclose(found[inner], (2 * columns + 3 * rows)[inner], atol=1e-9)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "float64"])
-@pytest.mark.parametrize("gsd", [0.31, 0.5 * 4 / 3, 1.0, 1.2, 1.97, 3.7])
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+@pytest.mark.parametrize("gsd", [0.31, 0.5 * 4 / 3, 1.2, 3.7])
 @pytest.mark.parametrize("marked", ["plain", "nodata", "mask", "unsaid"])
 def test_a_pixel_does_not_depend_on_the_window(
     tmp_path: Path, dtype: str, gsd: float, marked: str
 ) -> None:
-    rng, pixels = np.random.default_rng(8), noise(dtype)
+    rng, pixels = np.random.default_rng(8), noise(dtype, (2, 390, 500))
     pixels[:, rng.random(pixels.shape[1:]) < 0.1] = 0
     path = write(tmp_path / "a.tif", pixels, nodata=0 if marked == "nodata" else None, **UTM)
     if marked == "mask":

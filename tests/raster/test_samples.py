@@ -17,7 +17,7 @@ from samplat_raster.samples import PATCHES, look_at
 from samplat_raster.source import RasterSource
 
 
-def scene(path: Path, side: int = 3000, **profile: Any) -> Path:
+def scene(path: Path, side: int = 2000, **profile: Any) -> Path:
     """Brightness that changes from corner to corner, with noise: no part is like the whole."""
     y, x = np.indices((side, side), np.float32) / side
     noise = np.random.default_rng(0).normal(0, 300, (side, side))
