@@ -26,10 +26,11 @@ def register_models(register: Callable[[ModelSpec], None]) -> None:
 
 @hookimpl
 def register_rescalers(register: Callable[[Rescaler], None]) -> None:
-    """A percentile stretch, and none."""
-    from samplat.pixels import IdentityRescaler, PercentileRescaler
+    """A percentile stretch, one between given values, and none."""
+    from samplat.pixels import IdentityRescaler, PercentileRescaler, RangeRescaler
 
     register(PercentileRescaler())
+    register(RangeRescaler())
     register(IdentityRescaler())
 
 

@@ -13,7 +13,7 @@ from samplat.job import JobResult, SegmentJob, warnings_of
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
 from samplat.store import JobStore, RunRecord, TileRecord
-from samplat.tiles import TileGrid
+from samplat.tiles import TileGrid, Window
 
 REMEDY = "run its command again: it resumes, and then export"
 
@@ -58,16 +58,22 @@ def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, T
         job = _known(SegmentJob, recorded["job"])
         job |= {
             "job_dir": str(store.path),
+            "window": _window(job["window"]),
             "source": SourceSpec(**_known(SourceSpec, job["source"])),
             "seams": SeamRules(**_known(SeamRules, job["seams"])),
         }
         info, grid = (_known(kind, recorded[kind.__name__]) for kind in (ImageInfo, TileGrid))
+        grid["scene"] = _window(grid["scene"])
         return SegmentJob(**job), ImageInfo(**info), TileGrid(**grid)
     except (KeyError, TypeError) as error:
         raise JobError(
             f"{store.path} was written by another version of samplat, which did not record what "
             "an export needs; run its command again with the outputs that you want"
         ) from error
+
+
+def _window(recorded: Mapping[str, Any] | None) -> Window | None:
+    return None if recorded is None else Window(**_known(Window, recorded))
 
 
 def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:

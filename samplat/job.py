@@ -98,12 +98,16 @@ class SegmentJob:
     """Name of the registered rescaler, fitted once to the whole image."""
     rescaler_options: Mapping[str, Any] = field(default_factory=dict)
     """Its keyword options, JSON values only."""
+    window: Window | None = None
+    """The part of the image to segment (z, y, x); None for all of it. Tiles and stretch are those
+    of the whole image, so that the segmenter sees the same pixels whatever the part."""
     tile_size: int = 1024
     """Side of a tile's write window, in pixels; clipped to the image."""
     halo: int = 128
     """Pixels read around a write window; at least half of the largest object, for whole ones."""
-    scale: int = 1
-    """Factor by which a tile's pixels are enlarged before the segmenter sees them."""
+    scales: tuple[int, ...] = (1,)
+    """Factors by which a tile's pixels are enlarged before the segmenter sees them. At several, the
+    smallest shows a tile at once and the larger ones show it in parts; see `samplat.scale`."""
     overlaps: Overlaps = "best"
     """Which mask gets a pixel that several masks of a tile claim."""
     min_area: float = 1
@@ -127,9 +131,11 @@ class Plan:
     job: SegmentJob
     """The job as it was given."""
     info: ImageInfo
-    """The image."""
+    """The image, or the part of it that is segmented."""
+    window: Window
+    """That part, in the frame of the whole image."""
     grid: TileGrid
-    """The tiles, (z, y, x); one slice thick."""
+    """The tiles, (z, y, x); one slice thick, in the frame of the part."""
     stretch: Stretch
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
@@ -145,14 +151,18 @@ def tile_pixel_areas(planned: Plan) -> NDArray[np.float64]:
         return np.ones(len(grid))
     known = np.asarray(planned.job.pixel_areas, np.float64)
     _, height, width = grid.shape
-    _, rows, columns = grid.counts
-    _, tall, wide = grid.tile_shape
     lattice = np.linspace(0, height, known.shape[0]), np.linspace(0, width, known.shape[1])
-    y = np.minimum((np.arange(rows) + 0.5) * tall, height)
-    x = np.minimum((np.arange(columns) + 0.5) * wide, width)
+    y, x = (_middles(grid, axis) for axis in (1, 2))
     places = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
     one_slice = RegularGridInterpolator(lattice, known)(places).ravel()
     return np.tile(one_slice, grid.counts[0])
+
+
+def _middles(grid: TileGrid, axis: int) -> NDArray[np.float64]:
+    """Along an axis, the middle of what the tiles write."""
+    edges = np.arange(grid.counts[axis] + 1) * grid.tile_shape[axis] - grid.lead[axis]
+    edges = np.clip(edges, 0, grid.shape[axis])
+    return (edges[:-1] + edges[1:]) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +172,7 @@ class JobResult:
     job: SegmentJob
     """The job that ran."""
     info: ImageInfo
-    """The image."""
+    """The image, or the part of it that was segmented."""
     grid: TileGrid
     """The tiles: a window of an exporter's loop is best a tile's write window."""
     tiles: tuple[TileRecord, ...]
@@ -195,7 +205,10 @@ class JobResult:
 
     @property
     def labels_path(self) -> Path:
-        """The zarr v3 array of labels (z, y, x), of type `dtype`, one shard per tile."""
+        """The zarr v3 array of labels (z, y, x), of type `dtype`, one shard per tile.
+
+        Where only a part of an image was segmented, it begins `grid.lead` pixels before the part.
+        """
         return self.store.labels_path
 
     @property
@@ -244,13 +257,16 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
     finally:
         source.close()
     _, height, width = info.shape
-    grid = TileGrid(
-        shape=info.shape,
+    window = job.window or Window(start=(0, 0, 0), stop=info.shape)
+    grid = TileGrid.of_part(
+        info.shape,
+        window,
         tile_shape=(1, min(job.tile_size, height), min(job.tile_size, width)),
         halo=(0, job.halo, job.halo),
     )
     identity = _identity(job, digest, segmenter, stretch)
-    return Plan(job=job, info=info, grid=grid, stretch=stretch, identity=identity)
+    part = info.part(window)
+    return Plan(job=job, info=part, window=window, grid=grid, stretch=stretch, identity=identity)
 
 
 def _identity(
@@ -262,9 +278,10 @@ def _identity(
         "image_options": dict(job.source.options),
         "segmenter": {"name": job.segmenter, **segmenter, **job.segmenter_options},
         "stretch": asdict(stretch),
+        "window": asdict(job.window) if job.window else None,
         "tile_size": job.tile_size,
         "halo": job.halo,
-        "scale": job.scale,
+        "scales": sorted(job.scales),
         "overlaps": job.overlaps,
         "min_area": job.min_area,
         **_given_areas(job),
@@ -284,11 +301,13 @@ def _check_parameters(job: SegmentJob) -> None:
     for name, value, least in (
         ("tile_size", job.tile_size, 1),
         ("halo", job.halo, 0),
-        ("scale", job.scale, 1),
+        ("scale", min(job.scales, default=0), 1),
         ("min_area", job.min_area, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    if len(set(job.scales)) < len(job.scales):
+        raise InputError(f"expected scales that differ, got {job.scales}")
     if job.max_area is not None and job.max_area < job.min_area:
         raise InputError(
             f"max_area must be at least min_area, got {job.max_area:g} and {job.min_area:g}"

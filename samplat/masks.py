@@ -270,6 +270,30 @@ def box_nms(boxes: NDArray[Any], scores: NDArray[Any], iou_threshold: float) -> 
     return kept
 
 
+def mask_nms(masks: MaskSet, scores: NDArray[Any], iou_threshold: float) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression by the masks themselves: indices kept, in order.
+
+    Args:
+        masks: N masks.
+        scores: (N,); of equal ones the earlier mask stays.
+        iou_threshold: a mask is dropped when its IoU with a kept better one is above this.
+    """
+    from pycocotools import mask as coco
+
+    if not len(masks):
+        return np.zeros(0, np.int64)
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    records = [{"size": list(masks.size), "counts": masks.rles[i]} for i in order]
+    alive = np.ones(len(order), bool)
+    for i in range(len(order)):
+        rest = i + 1 + np.flatnonzero(alive[i + 1 :])
+        if alive[i] and len(rest):
+            shared = coco.iou([records[j] for j in rest], [records[i]], [0])[:, 0]
+            alive[rest[shared > iou_threshold]] = False
+    kept: NDArray[np.int64] = np.sort(order[alive]).astype(np.int64)
+    return kept
+
+
 def remove_small_regions(
     mask: NDArray[np.bool_], area: float, mode: Literal["holes", "islands"]
 ) -> tuple[NDArray[np.bool_], bool]:

@@ -269,11 +269,15 @@ def _note_open_ends(
     if not painting.any():
         return
     mine, stride = groups.of_tile(parts.index), 1
+    position = grid.position(parts.index)
     for axis in reversed(range(len(grid.counts))):
-        for bit, step in ((1 << (2 * axis), -stride), (2 << (2 * axis), stride)):
+        for bit, step in ((1 << (2 * axis), -1), (2 << (2 * axis), 1)):
             cut = mine[painting & (parts.cut & bit > 0)]
-            if len(cut):
-                truncated[cut[~np.isin(cut, groups.of_tile(parts.index + step))]] = True
+            # where a part of an image is segmented, it goes on beyond the last tile
+            inside = 0 <= position[axis] + step < grid.counts[axis]
+            if len(cut) and inside:
+                cut = cut[~np.isin(cut, groups.of_tile(parts.index + step * stride))]
+            truncated[cut] = True
         stride *= grid.counts[axis]
 
 

@@ -35,7 +35,7 @@ class TileObjects:
     points: NDArray[np.float32]
     """(N, 2) the prompt point x, y in global pixels; NaN where there was none."""
     cut: NDArray[np.uint8]
-    """(N,) sides of the read window that the object touches and that are not the image's edge:
+    """(N,) sides of the read window that the object touches and that are not the scene's edge:
     bit 2 * axis for the low side, bit 2 * axis + 1 for the high one."""
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class TileObjects:
 
     @property
     def truncated(self) -> NDArray[np.bool_]:
-        """(N,) True: the object touches a read edge that is not the image's edge."""
+        """(N,) True: the object touches a read edge that is not the scene's edge."""
         cut: NDArray[np.bool_] = self.cut != 0
         return cut
 
@@ -72,7 +72,7 @@ def tile_objects(
     *,
     tile: Tile,
     valid: NDArray[np.bool_],
-    image_shape: tuple[int, ...],
+    bounds: Window,
     overlaps: Overlaps,
 ) -> TileObjects:
     """The masks of a tile as disjoint objects in the frame of the image.
@@ -84,7 +84,7 @@ def tile_objects(
         masks: in the frame of the read window.
         tile: the tile.
         valid: (z, y, x) of the read window. True: data; masks are cut to it.
-        image_shape: (z, y, x).
+        bounds: all that could be read, (z, y, x).
         overlaps: which mask gets a pixel that several claim.
     """
     claimed = masks.to_labels(overlaps)
@@ -109,7 +109,7 @@ def tile_objects(
         predicted_iou=masks.predicted_iou[kept],
         stability=masks.stability[kept],
         points=(masks.points[kept] + np.array([x0, y0], np.float32)).astype(np.float32),
-        cut=_cut_sides(labels, len(kept), tile.read, image_shape),
+        cut=_cut_sides(labels, len(kept), tile.read, bounds),
     )
 
 
@@ -133,13 +133,13 @@ def measured(
 
 
 def _cut_sides(
-    labels: NDArray[np.uint32], count: int, read: Window, image_shape: tuple[int, ...]
+    labels: NDArray[np.uint32], count: int, read: Window, bounds: Window
 ) -> NDArray[np.uint8]:
     cut = np.zeros(count + 1, np.uint8)
     for axis in (1, 2):
         low, high = labels.take(0, axis - 1), labels.take(-1, axis - 1)
-        if read.start[axis] > 0:
+        if read.start[axis] > bounds.start[axis]:
             cut[low] |= np.uint8(1 << (2 * axis))
-        if read.stop[axis] < image_shape[axis]:
+        if read.stop[axis] < bounds.stop[axis]:
             cut[high] |= np.uint8(2 << (2 * axis))
     return cut[1:]

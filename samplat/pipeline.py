@@ -41,7 +41,7 @@ from samplat.merging import final_ids, group_objects, object_batches, tally
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import ImageSource, to_rgb
 from samplat.progress import Progress, Silent
-from samplat.scale import enlarge, shrink
+from samplat.scale import masks_at_scales, views
 from samplat.seams import match_strip
 from samplat.shards import Labels
 from samplat.store import FinalNames, JobStore, TileRecord
@@ -160,20 +160,22 @@ def segment_tile(bench: Bench, tile: Tile) -> TileObjects | None:
 
 def read_tile(bench: Bench, tile: Tile) -> TilePixels | None:
     """A tile's pixels, stretched; None where none to write is valid."""
-    raw, valid = _read(bench.source, tile.read)
-    if not valid[tile.write.relative_to(tile.read).slices].any():
+    planned = bench.plan
+    raw, valid = _read(bench.source, tile.read.shifted(planned.window.start))
+    cell = planned.grid.cell(tile.index).intersection(tile.read)
+    if not valid[cell.relative_to(tile.read).slices].any():
         return None
-    return TilePixels(pixels=to_rgb(bench.plan.stretch(raw, valid))[0], valid=valid)
+    return TilePixels(pixels=to_rgb(planned.stretch(raw, valid))[0], valid=valid)
 
 
 def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjects | None:
     """The objects of a tile that was read."""
     if seen is None:
         return None
-    job, shape, valid = bench.plan.job, bench.plan.info.shape, seen.valid
-    masks = bench.segmenter(enlarge(seen.pixels, job.scale), enlarge(valid[0], job.scale))
-    masks = shrink(masks, job.scale)
-    return tile_objects(masks, tile=tile, valid=valid, image_shape=shape, overlaps=job.overlaps)
+    job, grid, valid = bench.plan.job, bench.plan.grid, seen.valid
+    looked_at = list(views(grid, tile, job.scales))
+    masks = masks_at_scales(bench.segmenter, seen.pixels, valid[0], looked_at)
+    return tile_objects(masks, tile=tile, valid=valid, bounds=grid.bounds, overlaps=job.overlaps)
 
 
 def _read(source: ImageSource, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -512,8 +514,8 @@ def _links(
 def _interrupted(
     planned: Plan, store: JobStore, records: Sequence[TileRecord]
 ) -> NDArray[np.uint64]:
-    """Provisional ids of objects that reach into the write window of a quarantined tile."""
-    found = [np.zeros(0, np.uint64)]
+    """Provisional ids of objects that reach into a quarantined tile, or out of the image."""
+    found = [_reaching_out(planned, store, records)]
     for failed in (planned.grid[r.index] for r in records if r.outcome == "quarantined"):
         for tile in planned.grid.overlapping(failed.write):
             if records[tile.index].outcome == "done":
@@ -521,6 +523,18 @@ def _interrupted(
                 ranks = np.unique(objects.labels(failed.write.intersection(tile.read)))
                 found.append(objects.ids[ranks[ranks > 0].astype(np.int64) - 1])
     return np.unique(np.concatenate(found))
+
+
+def _reaching_out(
+    planned: Plan, store: JobStore, records: Sequence[TileRecord]
+) -> NDArray[np.uint64]:
+    found = [np.zeros(0, np.uint64)]
+    for record in records if planned.grid.bounds != planned.grid.image else ():
+        if record.outcome == "done":
+            objects = store.read_objects(planned.grid[record.index], record)
+            low, high = objects.boxes[:, :3] < 0, objects.boxes[:, 3:] > planned.grid.shape
+            found.append(objects.ids[(low | high).any(axis=1)])
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,9 @@ A raster is a volume of one slice, so arrays are always (z, y, x, band).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -40,6 +41,14 @@ class ImageInfo:
     """Pixel value that means "no data"; None where there is none."""
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """World units per pixel along (z, y, x)."""
+
+    def part(self, window: Window) -> ImageInfo:
+        """Description of a part of the image."""
+        matrix = np.array(self.index_to_world)
+        matrix[:3, 3] += matrix[:3, :3] @ window.start[::-1]
+        z, y, x = window.shape
+        moved = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in matrix)
+        return replace(self, shape=(z, y, x), index_to_world=moved)
 
 
 @runtime_checkable
@@ -133,10 +142,12 @@ class Stretch:
         return out
 
     def _scaled(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        low = np.asarray(self.low, np.float32)
-        span = np.maximum(np.asarray(self.high, np.float32) - low, np.finfo(np.float32).tiny)
+        # differences of large numbers need their bits: 32-bit integers and float64
+        exact = np.result_type(pixels.dtype, np.float32)
+        low = np.asarray(self.low, exact)
+        span = np.maximum(np.asarray(self.high, exact) - low, np.finfo(exact).tiny)
         with np.errstate(invalid="ignore", over="ignore"):
-            scaled = (pixels.astype(np.float32) - low) * (np.float32(255) / span)
+            scaled = (pixels.astype(exact) - low) * exact.type(255) / span
         scaled = np.nan_to_num(np.clip(scaled, 0, 255), nan=0.0)
         out: NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
         return out
@@ -190,6 +201,32 @@ class PercentileRescaler:
         if values.size == 0:
             return identity_stretch(source.info.bands)
         lows, highs = np.percentile(values, [low, high], axis=0)
+        return Stretch(low=tuple(map(float, lows)), high=tuple(map(float, highs)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeRescaler:
+    """Values that the user knows to be black and white."""
+
+    name: str = "range"
+
+    def fit(self, source: ImageSource, *, ranges: Sequence[Sequence[float]]) -> Stretch:
+        """A stretch between given values.
+
+        Args:
+            source: the image.
+            ranges: low and high of each band, or one pair for all bands.
+
+        Raises:
+            InputError: a pair is not in order, or there are neither one nor as many as bands.
+        """
+        bands = source.info.bands
+        for low, high in ranges:
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise InputError(f"expected a range low < high, got {low:g}:{high:g}")
+        if len(ranges) not in (1, bands):
+            raise InputError(f"expected one range or {bands}, one for each band; got {len(ranges)}")
+        lows, highs = zip(*(ranges if len(ranges) == bands else list(ranges) * bands), strict=True)
         return Stretch(low=tuple(map(float, lows)), high=tuple(map(float, highs)))
 
 

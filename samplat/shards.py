@@ -53,8 +53,9 @@ def _memory_array(
 
 
 def labels_header(grid: TileGrid, dtype: Any) -> bytes:
-    """The metadata document `zarr.json` of the label array."""
-    _, content = _memory_array(grid.shape, grid.tile_shape, dtype)
+    """The metadata document `zarr.json` of the label array, `grid.lead` pixels before the image."""
+    shape = tuple(n + a for n, a in zip(grid.shape, grid.lead, strict=True))
+    _, content = _memory_array(shape, grid.tile_shape, dtype)
     header: bytes = content["zarr.json"].to_bytes()
     return header
 

@@ -40,7 +40,7 @@ from samplat.errors import JobError
 from samplat.merging import BOX_COLUMNS, Parts
 from samplat.objects import TileObjects
 from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
-from samplat.tiles import Tile, TileGrid
+from samplat.tiles import Tile, TileGrid, Window
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -370,7 +370,7 @@ class JobStore:
 
     def write_shard(self, grid: TileGrid, tile: Tile, labels: Labels, inputs: str) -> str:
         """Write the labels (z, y, x) of a tile's write window; returns the digest of the file."""
-        data = encode_shard(labels, grid.tile_shape)
+        data = encode_shard(_from_corner(grid, tile, labels), grid.tile_shape)
         path = self._shard_path(grid, tile)
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(path, data)
@@ -406,7 +406,19 @@ class JobStore:
         marker = files.read_sealed(self._file("painted", tile.index, ".json")) or {}
         what = f"the labels of tile {tile.index}"
         data = _checked(self._shard_path(grid, tile), marker.get("sha256"), what)
-        return decode_shard(data, tile.write, grid.tile_shape, marker["dtype"])
+        cell = grid.cell(tile.index)
+        stored = Window(start=cell.start, stop=tile.write.stop)
+        whole = decode_shard(data, stored, grid.tile_shape, marker["dtype"])
+        return whole[tile.write.relative_to(cell).slices]
+
+
+def _from_corner(grid: TileGrid, tile: Tile, labels: Labels) -> Labels:
+    """Labels from the corner of the tile's cell on, which may lie before the image."""
+    corner = grid.cell(tile.index).start
+    before = [(a - c, 0) for a, c in zip(tile.write.start, corner, strict=True)]
+    if not any(map(any, before)):
+        return labels
+    return np.pad(labels, before, constant_values=HOLE)  # type: ignore[return-value]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -60,11 +60,18 @@ class Window:
             stop=tuple(b - o for b, o in zip(self.stop, outer.start, strict=True)),
         )
 
-    def grown(self, margin: tuple[int, ...], bounds: tuple[int, ...]) -> Window:
-        """This window with `margin` pixels more on each side, clipped to the shape `bounds`."""
+    def shifted(self, offset: tuple[int, ...]) -> Window:
+        """The same window in a frame that starts `offset` pixels before this one."""
         return Window(
-            start=tuple(max(0, a - m) for a, m in zip(self.start, margin, strict=True)),
-            stop=tuple(min(n, b + m) for b, m, n in zip(self.stop, margin, bounds, strict=True)),
+            start=tuple(a + o for a, o in zip(self.start, offset, strict=True)),
+            stop=tuple(b + o for b, o in zip(self.stop, offset, strict=True)),
+        )
+
+    def grown(self, margin: tuple[int, ...]) -> Window:
+        """This window with `margin` pixels more on each side."""
+        return Window(
+            start=tuple(a - m for a, m in zip(self.start, margin, strict=True)),
+            stop=tuple(b + m for b, m in zip(self.stop, margin, strict=True)),
         )
 
 
@@ -84,6 +91,13 @@ class Tile:
 class TileGrid:
     """The partition of an image of `shape` into tiles of `tile_shape`, each with a `halo`.
 
+    The image may be a part of a larger scene. Then its tiles are those of the scene: they read
+    what they would read if the whole scene were tiled, and write what lies in the image::
+
+        |......|......|......|......|   tiles of the scene
+            |ww|wwwwww|wwww|            the image; `lead` is 4
+        |rrrrrrrr|                      read by its first tile, with a halo of 2
+
     Raises:
         InputError: an axis is empty, a tile is smaller than 1 pixel, or a halo is negative.
     """
@@ -93,7 +107,11 @@ class TileGrid:
     tile_shape: tuple[int, ...]
     """Extent of a write window; the last one along an axis may be smaller."""
     halo: tuple[int, ...]
-    """Pixels added on each side of a write window to read, clipped at the image's edge."""
+    """Pixels added on each side of a tile to read, clipped at the scene's edge."""
+    lead: tuple[int, ...] = ()
+    """Pixels of the first tile along each axis that lie before the image; () for none."""
+    scene: Window | None = None
+    """What may be read, in the image's frame; None for the image itself."""
 
     def __post_init__(self) -> None:
         if not len(self.shape) == len(self.tile_shape) == len(self.halo):
@@ -101,17 +119,60 @@ class TileGrid:
                 f"shape {self.shape}, tile shape {self.tile_shape} and halo {self.halo} "
                 "must have one entry per axis"
             )
+        object.__setattr__(self, "lead", self.lead or (0,) * len(self.shape))
         if min(self.shape) < 1:
             raise InputError(f"cannot tile an image of shape {self.shape}: every axis must be >= 1")
         if min(self.tile_shape) < 1 or min(self.halo) < 0:
             raise InputError(
                 f"tile shape {self.tile_shape} must be >= 1 and halo {self.halo} must be >= 0"
             )
+        if not all(0 <= a < t for a, t in zip(self.lead, self.tile_shape, strict=True)):
+            raise InputError(f"lead {self.lead} must be >= 0 and less than a tile")
+        if not self.bounds.contains(self.image):
+            raise InputError(f"the scene {self.scene} must contain the image of {self.shape}")
+
+    @classmethod
+    def of_part(
+        cls,
+        scene_shape: tuple[int, ...],
+        part: Window,
+        tile_shape: tuple[int, ...],
+        halo: tuple[int, ...],
+    ) -> TileGrid:
+        """The tiles of a scene that write into a part of it, in the frame of the part.
+
+        Raises:
+            InputError: the part is empty, or not inside of the scene.
+        """
+        scene = Window(start=(0,) * len(scene_shape), stop=scene_shape)
+        if not part.size or not scene.contains(part):
+            raise InputError(
+                f"expected a part of the scene of {scene_shape}, got {part.start} to {part.stop}"
+            )
+        lead = tuple(a % t for a, t in zip(part.start, tile_shape, strict=True))
+        return cls(
+            shape=part.shape,
+            tile_shape=tile_shape,
+            halo=halo,
+            lead=lead,
+            scene=scene.relative_to(part),
+        )
+
+    @property
+    def image(self) -> Window:
+        """All of the image."""
+        return Window(start=(0,) * len(self.shape), stop=self.shape)
+
+    @property
+    def bounds(self) -> Window:
+        """All that may be read, in the image's frame."""
+        return self.scene or self.image
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Number of tiles along each axis."""
-        return tuple(-(-n // t) for n, t in zip(self.shape, self.tile_shape, strict=True))
+        sides = zip(self.shape, self.lead, self.tile_shape, strict=True)
+        return tuple(-(-(n + a) // t) for n, a, t in sides)
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -122,11 +183,17 @@ class TileGrid:
     def __getitem__(self, index: int) -> Tile:
         if not 0 <= index < len(self):
             raise IndexError(f"tile {index} of a grid of {len(self)} tiles")
-        position = self.position(index)
-        start = tuple(p * t for p, t in zip(position, self.tile_shape, strict=True))
-        ends = zip(start, self.tile_shape, self.shape, strict=True)
-        write = Window(start=start, stop=tuple(min(a + t, n) for a, t, n in ends))
-        return Tile(index=index, read=write.grown(self.halo, self.shape), write=write)
+        cell = self.cell(index)
+        read = cell.grown(self.halo).intersection(self.bounds)
+        return Tile(index=index, read=read, write=cell.intersection(self.image))
+
+    def cell(self, index: int) -> Window:
+        """A tile without halo, whole: in the image's frame, but not clipped to it."""
+        corner = zip(self.position(index), self.tile_shape, self.lead, strict=True)
+        start = tuple(p * t - a for p, t, a in corner)
+        return Window(
+            start=start, stop=tuple(a + t for a, t in zip(start, self.tile_shape, strict=True))
+        )
 
     def position(self, index: int) -> tuple[int, ...]:
         """Grid coordinates of a tile's ordinal."""
@@ -145,10 +212,11 @@ class TileGrid:
 
     def overlapping(self, window: Window) -> Iterator[Tile]:
         """Tiles whose read window shares at least one pixel with `window`, in order of index."""
+        place = window.shifted(self.lead).grown(self.halo)
         spans = [
-            range(max(0, (a - h) // t), min(c, -(-(b + h) // t)))
-            for a, b, h, t, c in zip(
-                window.start, window.stop, self.halo, self.tile_shape, self.counts, strict=True
+            range(max(0, a // t), min(c, -(-b // t)))
+            for a, b, t, c in zip(
+                place.start, place.stop, self.tile_shape, self.counts, strict=True
             )
         ]
         for position in _product(spans):

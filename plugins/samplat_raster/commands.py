@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -28,6 +29,7 @@ from samplat_raster.exporting import (
 if TYPE_CHECKING:
     from samplat import (
         Exporter,
+        ImageInfo,
         JobResult,
         Plan,
         Progress,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         Rehearsal,
         SegmentJob,
         SourceSpec,
+        Window,
     )
 
 UNKNOWN_INPUT_SIZE = 1024
@@ -68,17 +71,45 @@ def tile_segment(
         int | None, typer.Option(min=1, help="Side of a tile's grid of prompts; usually 32.")
     ] = None,
     bidx: Annotated[
-        str | None, typer.Option(help="One to three bands, from 1, such as 4,3,2.")
+        str | None,
+        typer.Option(help="One to three bands, by number or name, such as 4,3,2 or nir,red,green."),
     ] = None,
+    bbox: Annotated[
+        str | None,
+        typer.Option(help="Only this part: x0,y0,x1,y1 in the raster's CRS, or in --bbox-crs."),
+    ] = None,
+    bbox_crs: Annotated[
+        str | None, typer.Option(help="CRS of --bbox, such as EPSG:4326 (longitude first).")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Only this part: x,y,width,height in pixels.")
+    ] = None,
+    gsd: Annotated[
+        float | None,
+        typer.Option(help="Ground sampling distance in metres to work at; that of the raster."),
+    ] = None,
+    allow_vrt: Annotated[
+        bool,
+        typer.Option("--allow-vrt", help="Open a VRT that puts rasters of its folder together."),
+    ] = False,
     stretch: Annotated[
-        str, typer.Option(help="Percentiles that become black and white; or `none`.")
+        str,
+        typer.Option(
+            help="Percentiles that become black and white; or values, such as 0:3000 or one such "
+            "pair for each band; or `none`."
+        ),
     ] = "2,98",
     nodata: Annotated[
         float | None, typer.Option(help="Value that means no data, if the file does not say it.")
     ] = None,
-    scale: Annotated[
-        int, typer.Option(min=1, help="Enlarge what the model sees; small objects need it.")
-    ] = 1,
+    scales: Annotated[
+        str,
+        typer.Option(
+            "--scales",
+            "--scale",
+            help="Enlarge what the model sees, once (2) or several times (1,2): for small objects.",
+        ),
+    ] = "1",
     min_area: Annotated[
         float,
         typer.Option(min=0, help="Drop objects of fewer square metres; pixels without a CRS."),
@@ -146,9 +177,13 @@ def tile_segment(
     exporters = exporters_for(tools, wanted, image=image, drawing=drawing)
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
-    tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)
+    factors = _parse_scales(scales)
+    tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
+    options = {"bidx": _parse_bands(bidx), "nodata": nodata, "gsd": gsd}
+    source = _source(tools, image, {**options, "allow_vrt": allow_vrt or None})
     job = SegmentJob(
-        source=_source(tools, image, _parse_bands(bidx), nodata),
+        source=source,
+        window=_part(tools, source, window=window, bbox=bbox, bbox_crs=bbox_crs),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
         model=model if segmenter == "automatic" else None,
         segmenter=segmenter,
@@ -161,14 +196,14 @@ def tile_segment(
         rescaler_options=rescaler_options,
         tile_size=tile_size,
         halo=halo,
-        scale=scale,
+        scales=factors,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_area=min_area or 1,
         max_area=max_area,
         embeddings=str(cache) if cache else None,
     )
     if min_area or max_area is not None:
-        job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job.source))
+        job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job))
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
     planned = run.check()
     if dry_run:
@@ -282,32 +317,100 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _parse_bands(text: str | None) -> list[int] | None:
+def _parse_bands(text: str | None) -> list[int | str] | None:
     if text is None:
         return None
-    parts = text.split(",")
-    if not (1 <= len(parts) <= 3 and all(p.strip().isdecimal() for p in parts)):
+    parts = [part.strip() for part in text.split(",")]
+    if not (1 <= len(parts) <= 3 and all(parts)):
         usage_error(
-            f"--bidx takes one to three band numbers with commas, such as 4,3,2; got {text!r}"
+            "--bidx takes one to three numbers or names of bands with commas, such as 4,3,2; "
+            f"got {text!r}"
         )
-    return [int(p) for p in parts]
+    return [int(p) if p.isdecimal() else p for p in parts]
 
 
-def _parse_stretch(text: str) -> tuple[str, dict[str, float]]:
+def _parse_numbers(option: str, names: str, text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(names.split(",")) or not all(map(math.isfinite, numbers)):
+        usage_error(f"{option} takes {names}; got {text!r}")
+    return numbers
+
+
+def _part(
+    tools: Registry,
+    source: SourceSpec,
+    *,
+    window: str | None,
+    bbox: str | None,
+    bbox_crs: str | None,
+) -> Window | None:
+    """The part of the image that was asked for; None for all of it."""
+    if window is not None and bbox is not None:
+        usage_error("--window and --bbox both choose a part; give one of them")
+    if bbox_crs is not None and bbox is None:
+        usage_error("--bbox-crs says what --bbox is in; give that too")
+    if window is not None:
+        x, y, width, height = _parse_numbers("--window", "x,y,width,height", window)
+        if not all(v.is_integer() for v in (x, y, width, height)) or min(width, height) < 1:
+            usage_error(f"--window takes whole pixels x,y,width,height; got {window!r}")
+        from samplat_raster.extent import window_of_pixels
+
+        return window_of_pixels(_info(tools, source), (int(x), int(y), int(width), int(height)))
+    if bbox is not None:
+        x0, y0, x1, y1 = _parse_numbers("--bbox", "x0,y0,x1,y1", bbox)
+        from samplat_raster.extent import window_of_box
+
+        return window_of_box(_info(tools, source), (x0, y0, x1, y1), bbox_crs)
+    return None
+
+
+def _info(tools: Registry, source: SourceSpec) -> ImageInfo:
+    opened = tools.open_source(source)
+    try:
+        return opened.info
+    finally:
+        opened.close()
+
+
+def _parse_scales(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    factors = {int(p) for p in parts if p.strip().isdecimal() and int(p) > 0}
+    if len(factors) != len(parts):
+        usage_error(f"--scales takes different whole numbers such as 1,2; got {text!r}")
+    return tuple(sorted(factors))
+
+
+def _parse_ranges(text: str) -> list[list[float]]:
+    try:
+        ranges = [[float(end) for end in part.split(":")] for part in text.split(",")]
+    except ValueError:
+        ranges = [[]]
+    if not all(len(ends) == 2 and ends[0] < ends[1] for ends in ranges):
+        usage_error(f"--stretch takes values low:high, one pair or one for each band; got {text!r}")
+    return ranges
+
+
+def _parse_stretch(text: str) -> tuple[str, dict[str, Any]]:
     if text == "none":
         return "none", {}
+    if ":" in text:
+        return "range", {"ranges": _parse_ranges(text)}
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
     if not 0 <= low < high <= 100:
-        usage_error(f"--stretch takes two percentiles such as 2,98, or none; got {text!r}")
+        usage_error(
+            "--stretch takes two percentiles such as 2,98, values such as 0:3000, or none; "
+            f"got {text!r}"
+        )
     return "percentile", {"low": low, "high": high}
 
 
-def _source(
-    tools: Registry, image: str, bidx: list[int] | None, nodata: float | None
-) -> SourceSpec:
+def _source(tools: Registry, image: str, options: Mapping[str, Any]) -> SourceSpec:
     from samplat import InputError, SourceSpec
 
     try:
@@ -315,18 +418,15 @@ def _source(
     except InputError:
         # ours says best what is wrong with a path that nobody claims
         factory = "raster"
-    return SourceSpec(path=image, factory=factory, options=_given(bidx=bidx, nodata=nodata))
+    return SourceSpec(path=image, factory=factory, options=_given(**options))
 
 
-def _pixel_areas(tools: Registry, source: SourceSpec) -> tuple[tuple[float, ...], ...] | None:
-    """Square metres of pixels all over the image; None where it has no CRS."""
+def _pixel_areas(tools: Registry, job: SegmentJob) -> tuple[tuple[float, ...], ...] | None:
+    """Square metres of pixels all over what is segmented; None where it has no CRS."""
     from samplat_raster.georeference import areas_over
 
-    opened = tools.open_source(source)
-    try:
-        return areas_over(opened.info)
-    finally:
-        opened.close()
+    info = _info(tools, job.source)
+    return areas_over(info if job.window is None else info.part(job.window))
 
 
 def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:

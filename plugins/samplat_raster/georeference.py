@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat import InputError
+
 if TYPE_CHECKING:
     from samplat import ImageInfo
+
+TRUE_TO_SCALE = 0.01
+"""A CRS whose metres differ from those on the ground by less is taken at its word."""
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 
@@ -56,6 +61,43 @@ def code_of(crs: str) -> str | None:
 def pixel_spacing(transform: Any) -> tuple[float, float, float]:
     """World units per pixel along (z, y, x); z is 1."""
     return (1.0, math.hypot(transform.b, transform.e), math.hypot(transform.a, transform.d))
+
+
+def pixel_metres(info: ImageInfo) -> tuple[float, float]:
+    """Metres on the ground per pixel along (y, x), at the image's centre.
+
+    In a projected CRS that is true to scale there within `TRUE_TO_SCALE`, its own units are taken:
+    a pixel of 0.5 m of a UTM zone is 0.5 m. Where it is not (degrees, Web Mercator), distances are
+    measured on the ellipsoid.
+
+    Raises:
+        InputError: there is no CRS, or the centre lies nowhere.
+    """
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import ProjError
+
+    if info.crs is None:
+        raise InputError("a ground sampling distance needs a CRS, which this image has not")
+    system = CRS.from_wkt(info.crs)
+    unit = system.axis_info[0].unit_conversion_factor if system.axis_info else 1.0
+    own = (info.spacing[1] * unit, info.spacing[2] * unit)
+    geographic = system.geodetic_crs
+    ellipsoid = geographic.get_geod() if geographic else None
+    if geographic is None or ellipsoid is None:
+        return own
+    middle = np.array(info.shape[:0:-1]) / 2
+    steps = np.array([[0, -0.5], [0, 0.5], [-0.5, 0], [0.5, 0]])
+    world = to_world(info, middle + steps)
+    try:
+        transformer = Transformer.from_crs(system, geographic, always_xy=True)
+        lon, lat = transformer.transform(world[:, 0], world[:, 1], errcheck=True)
+    except ProjError as error:
+        raise InputError(f"the centre of the image lies nowhere in its CRS: {error}") from None
+    _, _, metres = ellipsoid.inv(lon[::2], lat[::2], lon[1::2], lat[1::2])
+    measured = (float(metres[0]), float(metres[1]))
+    if system.is_projected and np.allclose(measured, own, rtol=TRUE_TO_SCALE):
+        return own
+    return measured
 
 
 def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,6 +199,13 @@ def _metres_of_radians(
     squared = f * (2 - f)
     bent = 1 - squared * np.sin(lat) ** 2
     return a * np.cos(lat) / np.sqrt(bent), a * (1 - squared) / bent**1.5
+
+
+def to_pixels(info: ImageInfo, world: NDArray[np.float64]) -> NDArray[np.float64]:
+    """World units (N, 2) x, y as pixel positions."""
+    matrix = np.asarray(info.index_to_world)
+    pixels: NDArray[np.float64] = np.linalg.solve(matrix[:2, :2], (world - matrix[:2, 3]).T).T
+    return pixels
 
 
 def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from samplat import InputError
 from samplat_raster.damage import sniff_driver
+from samplat_raster.vrt import looks_like_vrt
 
 SUFFIXES = (".tif", ".tiff", ".gtiff", ".jpg", ".jpeg", ".png", ".jp2", ".j2k", ".vrt")
-"""Local suffixes that are ours. A VRT is claimed in order to be refused with a reason."""
+"""Local suffixes that are ours. A VRT is claimed even where it is refused, with a reason."""
 
 REMOTE = {
     "http://": "/vsicurl/http://",
@@ -37,8 +38,12 @@ def gdal_path(path: str) -> str:
     return path
 
 
-def driver_of(path: str) -> str:
+def driver_of(path: str, *, allow_vrt: bool = False) -> str:
     """The one driver that may open a local file, by its first bytes.
+
+    Args:
+        path: of the file.
+        allow_vrt: take a VRT too.
 
     Raises:
         InputError: missing, not a file, not readable, or of no format on the list.
@@ -51,6 +56,8 @@ def driver_of(path: str) -> str:
     if not file.is_file() or not os.access(file, os.R_OK):
         raise InputError(f"cannot read {path}; expected a regular, readable raster file")
     driver = sniff_driver(file)
+    if driver is None and allow_vrt and looks_like_vrt(file):
+        return "VRT"
     if driver is None:
         raise InputError(_unknown(file))
     return driver
@@ -64,6 +71,6 @@ def _unknown(file: Path) -> str:
     if head.startswith((b"<VRTDataset", b"<?xml")) or file.suffix.lower() == ".vrt":
         return (
             f"{file} is a VRT, which can name any file of this computer, and is not opened; "
-            "turn it into a GeoTIFF with gdal_translate first"
+            "give --allow-vrt (allow_vrt=True) if all that it reads is beside it"
         )
     return f"{file} is not a raster that can be read here; expected GeoTIFF, JPEG, PNG or JPEG 2000"

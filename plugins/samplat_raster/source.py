@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
 import math
 import threading
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import ImageInfo, InputError, Window
+from samplat_raster.bands import Bands, choose_bands
 from samplat_raster.companions import check_companions
 from samplat_raster.damage import check_whole
-from samplat_raster.georeference import matrix_of, pixel_spacing
+from samplat_raster.georeference import matrix_of, pixel_metres, pixel_spacing
 from samplat_raster.paths import DRIVERS, SUFFIXES, driver_of, gdal_path, is_remote
+from samplat_raster.resampling import HALF, Resampled, knowing_nodata, level_options, resampled
+from samplat_raster.samples import look_at
+from samplat_raster.vrt import checked_vrt
 
 T = TypeVar("T")
 
@@ -40,6 +45,8 @@ REMOTE_OPTIONS = {
 
 GDAL_CACHE_BYTES = 64 * 2**20
 """Blocks that GDAL keeps in memory; what it takes by itself grows with the machine."""
+OPTIONS = {"bidx", "nodata", "gsd", "allow_vrt"}
+"""Options of a raster in a `SourceSpec`."""
 
 _OPENING = threading.Lock()  # warning filters are global
 
@@ -60,23 +67,10 @@ class RasterFactory:
         Raises:
             InputError: missing, unreadable, cut off, complex, or of a format not on the list.
         """
-        if unknown := sorted(options.keys() - {"bidx", "nodata"}):
-            raise InputError(f"rasters take the options bidx and nodata, got {unknown[0]!r}")
+        if unknown := sorted(options.keys() - OPTIONS):
+            known = ", ".join(sorted(OPTIONS))
+            raise InputError(f"rasters take the options {known}; got {unknown[0]!r}")
         return RasterSource(path, **options)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Bands:
-    """What is read of a file, and how its valid pixels are told."""
-
-    indexes: tuple[int, ...]
-    """Bands to read, from 1."""
-    nodata: tuple[float | None, ...]
-    """Value of each that means "no data"."""
-    masked: bool
-    """True: the file has an alpha band or a mask band."""
-    palette: NDArray[np.uint8] | None
-    """(entries, 3) colours, where the one band holds their numbers."""
 
 
 class RasterSource:
@@ -87,32 +81,50 @@ class RasterSource:
 
     Args:
         path: path, URL or `/vsi` path.
-        bidx: numbers of the bands to read, from 1. Without them: red, green and blue where they
-            are marked, otherwise the first three that are not an alpha band. The colours of a
-            palette are looked up.
+        bidx: numbers of the bands to read, from 1, or their names. Without them: red, green and
+            blue where they are marked, otherwise the first three that are not an alpha band. The
+            colours of a palette are looked up.
         nodata: value that means "no data", instead of what the file says.
+        gsd: ground sampling distance in metres at which to read; the file's own without it.
+        allow_vrt: open a VRT too, if it only puts rasters of its own folder together.
     """
 
     def __init__(
-        self, path: str, *, bidx: Sequence[int] | None = None, nodata: float | None = None
+        self,
+        path: str,
+        *,
+        bidx: Sequence[int | str] | None = None,
+        nodata: float | None = None,
+        gsd: float | None = None,
+        allow_vrt: bool = False,
     ) -> None:
-        self._path, self._bidx, self._nodata = path, bidx, nodata
+        self._path = path
+        options: dict[str, Any] = {"nodata": nodata, "gsd": gsd, "allow_vrt": allow_vrt}
+        self._options = {"bidx": bidx, **options}
         self._local = threading.local()
         self._opened: list[Any] = []
-        self._driver = None if is_remote(path) else driver_of(path)
-        if self._driver is not None:
-            check_whole(Path(path), self._driver)
+        self._target = _target(path, allow_vrt=allow_vrt)
         try:
-            if self._driver is not None:
+            if self._target.driver not in (None, "VRT"):
                 check_companions(self._dataset(), path)
-            self._bands = _choose_bands(self._dataset(), path, bidx, nodata)
+            self._bands = choose_bands(self._dataset(), path, bidx, nodata)
             self._info = _describe(self._dataset(), path, self._bands)
+            self._grid = None if gsd is None else self._resampled(gsd)
         except InputError:
             self.close()
             raise
 
     def __reduce__(self) -> tuple[Callable[..., RasterSource], tuple[Any, ...]]:
-        return _reopen, (self._path, self._bidx, self._nodata)
+        return _reopen, (self._path, self._options)
+
+    def _resampled(self, gsd: float) -> Resampled | None:
+        dataset, (_, height, width) = self._dataset(), self._info.shape
+        pixel = pixel_metres(self._info)
+        grid = resampled((height, width), pixel, dataset.overviews(1), gsd, self._path)
+        if grid is not None:
+            self._info = _coarser(self._info, grid)
+            _check_size(grid.shape, self._path)
+        return grid
 
     @property
     def info(self) -> ImageInfo:
@@ -123,11 +135,12 @@ class RasterSource:
     def digest(self) -> str:
         """SHA-256 of sizes, dates, the first and last bytes of a file; of two blocks of a URL."""
         facts = json.dumps([asdict(self._info), self._bands.indexes, self._bands.nodata])
-        content = self._remote_content() if self._driver is None else self._local_content()
+        content = self._local_content() if self._target.driver else self._remote_content()
         return hashlib.sha256(facts.encode() + content).hexdigest()
 
     def _local_content(self) -> bytes:
-        files = [Path(self._path), *(Path(f) for f in sorted(self._dataset().files))]
+        named = self._target.files or tuple(Path(f) for f in sorted(self._dataset().files))
+        files = [Path(self._path), *named]
         stats = [f.stat() for f in files if f.exists()]
         with Path(self._path).open("rb") as file:
             head = file.read(HEADER_BYTES)
@@ -151,27 +164,25 @@ class RasterSource:
         """Valid pixels (1, y, x) of a window. True: data."""
         unmarked = all(v is None for v in self._bands.nodata)
         if unmarked and np.dtype(self._info.dtype).kind != "f":
-            return self._unmasked(window.shape, window=_rasterio_window(window))
-        pixels = self._stored(window)
-        return self._has_data(pixels) & self._unmasked(
-            window.shape, window=_rasterio_window(window)
-        )
+            return self._unmasked(window)
+        return self._has_data(self._stored(window)) & self._unmasked(window)
 
     def thumbnail(self, max_size: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The whole raster, nearest pixels, no side longer than `max_size`; and its valid pixels.
 
-        GDAL takes the pixels from overviews where the file has them.
+        GDAL takes the pixels from overviews where the file has them. A very large file without any
+        is not read whole: the picture is then made of patches of it. It does not depend on `gsd`.
         """
-        _, height, width = self._info.shape
-        factor = max(1.0, max(height, width) / max_size)
-        shape = (max(1, math.floor(height / factor)), max(1, math.floor(width / factor)))
-        indexes = list(self._bands.indexes)
+        look, bands = look_at(self._dataset(), max_size), list(self._bands.indexes)
         stored = self._checked(
             "an overview",
-            lambda dataset: dataset.read(indexes, out_shape=(len(indexes), *shape)),
+            lambda: look.assemble(functools.partial(_bands_of, self._dataset(), bands)),
         )
         pixels = stored.transpose(1, 2, 0)[None]
-        valid = self._has_data(pixels) & self._unmasked((1, *shape), out_shape=shape)
+        valid = self._has_data(pixels)
+        if self._bands.masked:
+            request = functools.partial(_mask_of, self._dataset(), self._bands)
+            valid &= self._checked("the mask", lambda: look.assemble(request))[None] > 0
         return self._coloured(pixels), valid
 
     def close(self) -> None:
@@ -183,11 +194,25 @@ class RasterSource:
         self._local = threading.local()
 
     def _dataset(self) -> Any:
+        """The file, open in this thread."""
         if not hasattr(self._local, "dataset"):
-            self._local.dataset = _open(self._path, self._driver)
-            with _OPENING:
-                self._opened.append(self._local.dataset)
+            self._local.dataset = self._kept(_open(self._target))
         return self._local.dataset
+
+    def _level(self) -> Any:
+        """What the resampled grid is read from, open in this thread."""
+        if self._grid is None:
+            return self._dataset()
+        if not hasattr(self._local, "level"):
+            level = self._kept(_open(self._target, **level_options(self._grid.level)))
+            nodata = self._options["nodata"]
+            self._local.level = self._kept(knowing_nodata(level, nodata))
+        return self._local.level
+
+    def _kept(self, dataset: Any) -> Any:
+        with _OPENING:
+            self._opened.append(dataset)
+        return dataset
 
     def _stored(self, window: Window) -> NDArray[Any]:
         # `read` and `valid` of a window come one after the other, in one thread
@@ -197,14 +222,24 @@ class RasterSource:
         return last[1]
 
     def _read(self, window: Window) -> NDArray[Any]:
-        indexes, place = list(self._bands.indexes), _rasterio_window(window)
-        stored: NDArray[Any] = self._checked(
+        bands = list(self._bands.indexes)
+        stored = self._checked(
             f"pixels {window.start[1:]} to {window.stop[1:]} (row, column)",
-            lambda dataset: dataset.read(indexes, window=place),
+            lambda: self._of_window(window, functools.partial(_bands_of, self._level(), bands)),
         )
         pixels = np.ascontiguousarray(stored.transpose(1, 2, 0))[None]
         pixels.flags.writeable = False
         return pixels
+
+    def _of_window(self, window: Window, request: Callable[..., NDArray[Any]]) -> NDArray[Any]:
+        """What a request gives for a window, at the resolution that was asked for."""
+        if self._grid is None:
+            return request(window=_rasterio_window(window))
+        from rasterio.enums import Resampling
+
+        # numbers of colours, or of classes, have no mean
+        how = Resampling.bilinear if self._bands.palette is None else Resampling.nearest
+        return self._grid.read(self._level(), window, functools.partial(request, resampling=how))
 
     def _coloured(self, stored: NDArray[Any]) -> NDArray[Any]:
         if self._bands.palette is None:
@@ -227,20 +262,20 @@ class RasterSource:
             empty &= pixels[..., band] == whole
         return finite & ~empty
 
-    def _unmasked(self, shape: tuple[int, ...], **options: Any) -> NDArray[np.bool_]:
+    def _unmasked(self, window: Window) -> NDArray[np.bool_]:
         if not self._bands.masked:
-            return np.ones(shape, bool)
-        first = self._bands.indexes[0]
-        mask = self._checked("the mask", lambda dataset: dataset.read_masks(first, **options))
-        inside: NDArray[np.bool_] = mask > 0
-        return inside.reshape(shape)
+            return np.ones(window.shape, bool)
+        mask = functools.partial(_mask_of, self._level(), self._bands)
+        read = self._checked("the mask", lambda: self._of_window(window, mask))
+        inside: NDArray[np.bool_] = read >= (1 if self._grid is None else HALF)
+        return inside[None]
 
-    def _checked(self, what: str, read: Callable[[Any], T]) -> T:
+    def _checked(self, what: str, read: Callable[[], T]) -> T:
         from rasterio.errors import RasterioError
 
         try:
             with _gdal(self._path):
-                return read(self._dataset())
+                return read()
         except (RasterioError, OSError) as error:
             reason = _one_line(error.__cause__ or error)
             raise InputError(
@@ -248,8 +283,57 @@ class RasterSource:
             ) from error
 
 
-def _reopen(path: str, bidx: Sequence[int] | None, nodata: float | None) -> RasterSource:
-    return RasterSource(path, bidx=bidx, nodata=nodata)
+def _reopen(path: str, options: Mapping[str, Any]) -> RasterSource:
+    return RasterSource(path, **options)
+
+
+def _bands_of(
+    dataset: Any, bands: list[int], out_shape: tuple[int, int] | None = None, **place: Any
+) -> NDArray[Any]:
+    shape = None if out_shape is None else (len(bands), *out_shape)
+    pixels: NDArray[Any] = dataset.read(bands, out_shape=shape, **place)
+    return pixels
+
+
+def _mask_of(dataset: Any, bands: Bands, **place: Any) -> NDArray[Any]:
+    if bands.alpha is not None:
+        return np.where(dataset.read(bands.alpha, **place) > 0, 255, 0)
+    mask: NDArray[Any] = dataset.read_masks(bands.indexes[0], **place)
+    return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """What GDAL is asked to open."""
+
+    path: str
+    """As the user gave it."""
+    name: str
+    """For GDAL: a file, a virtual path, or the document of a VRT that was checked."""
+    driver: str | None
+    """The one driver that may open it; None for a URL, of which only GDAL sees the first bytes."""
+    files: tuple[Path, ...] = ()
+    """What a VRT reads."""
+
+
+def _target(path: str, *, allow_vrt: bool) -> _Target:
+    if is_remote(path):
+        return _Target(path=path, name=gdal_path(path), driver=None)
+    driver = driver_of(path, allow_vrt=allow_vrt)
+    if driver == "VRT":
+        vrt = checked_vrt(path, _check_source)
+        return _Target(path=path, name=vrt.document, driver=driver, files=vrt.files)
+    check_whole(Path(path), driver)
+    return _Target(path=path, name=path, driver=driver)
+
+
+def _check_source(path: str) -> None:
+    """Refuse a source of a VRT that would be refused alone."""
+    dataset = _open(_target(path, allow_vrt=False))
+    try:
+        check_companions(dataset, path)
+    finally:
+        dataset.close()
 
 
 def _rasterio_window(window: Window) -> Any:
@@ -271,82 +355,32 @@ def _gdal(path: str) -> Any:
     return rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, **options)
 
 
-def _open(path: str, driver: str | None) -> Any:
+def _open(target: _Target, **options: Any) -> Any:
     """A dataset of this thread, of a driver on the list and no other."""
     import rasterio
 
     # GDAL's messages come as exceptions; without a handler they would also go to stderr
     logging.getLogger("rasterio").addHandler(logging.NullHandler())
     reasons = []
-    for name in DRIVERS if driver is None else (driver,):
-        with _OPENING, _gdal(path), warnings.catch_warnings():
+    for name in (target.driver,) if target.driver else DRIVERS:
+        with _OPENING, _gdal(target.path), warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             try:
-                return rasterio.open(gdal_path(path), driver=name)
+                return rasterio.open(target.name, driver=name, **options)
             except (rasterio.errors.RasterioError, OSError) as error:
                 reasons.append(_one_line(error.__cause__ or error))
-    raise InputError(f"cannot open {path} as {driver or ' or '.join(DRIVERS)}: {reasons[0]}")
+    drivers = target.driver or " or ".join(DRIVERS)
+    raise InputError(f"cannot open {target.path} as {drivers}: {reasons[0]}")
 
 
-def _choose_bands(
-    dataset: Any, path: str, bidx: Sequence[int] | None, nodata: float | None
-) -> _Bands:
-    from rasterio.enums import ColorInterp, MaskFlags
-
-    colours = dataset.colorinterp
-    alpha = [i for i, c in enumerate(colours, 1) if c == ColorInterp.alpha]
-    indexes = (
-        _default_bands(colours) if bidx is None else _checked_bands(dataset, path, bidx, alpha)
-    )
-    if not indexes:
-        raise InputError(f"{path} has no bands but an alpha band; expected at least one of pixels")
-    values = [dataset.nodatavals[i - 1] if nodata is None else nodata for i in indexes]
-    return _Bands(
-        indexes=indexes,
-        nodata=tuple(None if v is None or not math.isfinite(v) else float(v) for v in values),
-        masked=MaskFlags.per_dataset in dataset.mask_flag_enums[indexes[0] - 1],
-        palette=_palette(dataset, indexes[0])
-        if colours[indexes[0] - 1] == ColorInterp.palette
-        else None,
-    )
-
-
-def _default_bands(colours: Sequence[Any]) -> tuple[int, ...]:
-    from rasterio.enums import ColorInterp
-
-    rgb = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if all(c in colours for c in rgb):
-        return tuple(colours.index(c) + 1 for c in rgb)
-    return tuple(i for i, c in enumerate(colours, 1) if c != ColorInterp.alpha)[:3]
-
-
-def _checked_bands(
-    dataset: Any, path: str, bidx: Sequence[int], alpha: list[int]
-) -> tuple[int, ...]:
-    for i in bidx:
-        if not 1 <= i <= dataset.count:
-            raise InputError(f"{path} has bands 1 to {dataset.count}, there is no band {i}")
-        if i in alpha:
-            raise InputError(f"band {i} of {path} is an alpha band: it masks, it is no colour")
-    return tuple(int(i) for i in bidx)
-
-
-def _palette(dataset: Any, band: int) -> NDArray[np.uint8]:
-    entries = dataset.colormap(band)
-    colours = np.zeros((max(entries) + 1, 3), np.uint8)
-    for number, colour in entries.items():
-        colours[number] = colour[:3]
-    return colours
-
-
-def _describe(dataset: Any, path: str, bands: _Bands) -> ImageInfo:
+def _describe(dataset: Any, path: str, bands: Bands) -> ImageInfo:
     dtypes = [dataset.dtypes[i - 1] for i in bands.indexes]
     if complex_types := [t for t in dtypes if t.startswith("complex")]:
         raise InputError(
             f"{path} holds {complex_types[0]} pixels; expected real ones: "
             "write its amplitude to a new file first"
         )
-    _check_size(dataset, path)
+    _check_size(dataset.shape, path)
     transform, crs = dataset.transform, dataset.crs
     _check_transform(transform, path)
     return ImageInfo(
@@ -360,13 +394,27 @@ def _describe(dataset: Any, path: str, bands: _Bands) -> ImageInfo:
     )
 
 
-def _check_size(dataset: Any, path: str) -> None:
-    if min(dataset.shape) < 1:
-        raise InputError(f"{path} has no pixels: {dataset.width} x {dataset.height}")
-    if dataset.width * dataset.height > MAX_PIXELS:
+def _coarser(info: ImageInfo, grid: Resampled) -> ImageInfo:
+    down, across = grid.factors
+    matrix = np.asarray(info.index_to_world) * (across, down, 1.0, 1.0)
+    moved = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in matrix)
+    _, height, width = info.spacing
+    return replace(
+        info,
+        shape=(1, *grid.shape),
+        index_to_world=moved,
+        spacing=(1.0, height * down, width * across),
+    )
+
+
+def _check_size(shape: tuple[int, int], path: str) -> None:
+    height, width = shape
+    if min(height, width) < 1:
+        raise InputError(f"{path} has no pixels: {width} x {height}")
+    if width * height > MAX_PIXELS:
         raise InputError(
-            f"{path} claims {dataset.width} x {dataset.height} pixels; at most {MAX_PIXELS} are "
-            "taken: cut it into parts"
+            f"{path} claims {width} x {height} pixels; at most {MAX_PIXELS} are taken: cut it into "
+            "parts, or choose another ground sampling distance"
         )
 
 

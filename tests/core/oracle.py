@@ -78,9 +78,11 @@ class Oracle:
     delay: float = 0.0
     poison: int | None = None
     seen: list[tuple[int, ...]] = field(default_factory=list)
+    digests: set[str] = field(default_factory=set)
 
     def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
         self.seen.append(pixels.shape)
+        self.digests.add(hashlib.sha256(pixels.tobytes()).hexdigest())
         if self.delay:
             time.sleep(self.delay)
         labels = (pixels.astype(np.int64) << np.array([0, 8, 16])).sum(axis=-1)

@@ -19,6 +19,7 @@ from samplat.masks import (
     encode_rle,
     encode_runs,
     mask_box,
+    mask_nms,
     mask_set,
     remove_small_regions,
 )
@@ -32,6 +33,27 @@ def dense(labels: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], int]:
     names = np.unique(labels[labels > 0])
     ranks = np.where(labels > 0, np.searchsorted(names, labels) + 1, 0)
     return ranks.astype(np.uint32), len(names)
+
+
+@given(label_images, st.integers(0, 9))
+def test_mask_nms_keeps_the_better_of_masks_that_are_alike(
+    labels: NDArray[np.uint32], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    several = rng.random((6, *labels.shape)) < 0.7
+    several[3:] = several[:3] & (rng.random(labels.shape) < 0.9)
+    scores = rng.integers(0, 3, 6)
+    kept = mask_nms(mask_set(several), scores, 0.5).tolist()
+
+    def iou(i: int, j: int) -> float:
+        return float((several[i] & several[j]).sum() / max(1, (several[i] | several[j]).sum()))
+
+    def better(i: int, j: int) -> bool:
+        return (-scores[i], i) < (-scores[j], j)
+
+    for j in range(6):
+        worse_than = [i for i in kept if better(i, j) and iou(i, j) > 0.5]
+        assert bool(worse_than) == (j not in kept)
 
 
 @given(masks)

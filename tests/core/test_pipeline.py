@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,8 @@ from samplat.files import sha256
 from samplat.job import JobResult
 from samplat.masks import MaskSet, mask_set
 from samplat.pipeline import Bench, TileTask, plan, rehearse, run_job
+from samplat.pixels import PercentileRescaler
+from samplat.plugins import Registry
 from samplat.progress import Silent
 from samplat.shards import HOLE
 from samplat.tiles import Tile, Window
@@ -124,6 +126,66 @@ def test_windows_across_tiles_read_like_the_whole(job_dir: Path) -> None:
     assert np.array_equal(result.labels(window)[0], labels[5:47, 13:60])
     for place, part in result.shards():
         assert np.array_equal(part, labels[None][place.slices])
+
+
+def seen_by(tools: Registry) -> set[str]:
+    """Digests of all that the segmenters of these tools were shown."""
+    factory = tools.segmenter("oracle")
+    assert isinstance(factory, OracleFactory)
+    return {digest for oracle in factory.made for digest in oracle.digests}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_samgeo_522_results_do_not_depend_on_the_part_that_is_asked_for(
+    seed: int, tmp_path: Path
+) -> None:
+    """Of a part, the segmenter sees tiles of the whole, and every pixel is in the same object."""
+    rng = np.random.default_rng(seed)
+    image = ArraySource(paint(scene(seed)), rng.random((50, 61)) > 0.02 * (seed % 2))
+    tools, tools_of_part = oracle_tools(image=image), oracle_tools(image=image)
+    all_of_it = run_job(oracle_job(tmp_path / "whole"), tools=tools)
+    (y0, y1), (x0, x1) = (sorted(rng.choice(n + 1, 2, replace=False)) for n in (50, 61))
+    window = Window(start=(0, int(y0), int(x0)), stop=(1, int(y1), int(x1)))
+    job = oracle_job(tmp_path / "part", window=window)
+    part = run_job(job, tools=tools_of_part)
+    assert part.info.shape == window.shape
+    assert seen_by(tools_of_part) <= seen_by(tools)
+    assert same_partition(whole(part), all_of_it.labels(window)[0])
+    raw = np.asarray(zarr.open_array(part.labels_path, mode="r"))
+    _, dy, dx = part.grid.lead
+    assert np.array_equal(raw[0, dy:, dx:], whole(part))
+    assert (raw[0, :dy] == HOLE).all()
+    again = run_job(job, tools=oracle_tools(image=image))
+    assert fingerprint(again) == fingerprint(part)
+
+
+def test_objects_that_leave_the_part_are_truncated(job_dir: Path) -> None:
+    labels = lone({1: (slice(20, 30), slice(4, 9)), 2: (slice(12, 14), slice(2, 9))})
+    window = Window(start=(0, 10, 1), stop=(1, 25, 48))
+    tools = oracle_tools(image=ArraySource(paint(labels)))
+    result = run_job(oracle_job(job_dir, tile_size=48, window=window), tools=tools)
+    rows = [(r["y0"], r["x0"], r["area_px"], r["truncated"]) for r in result.objects.to_pylist()]
+    assert rows == [(10, 3, 25, True), (2, 1, 14, False)]
+
+
+def test_the_stretch_of_a_part_is_that_of_the_whole(job_dir: Path) -> None:
+    ramp = np.arange(3000, dtype=np.uint16).reshape(50, 60, 1)
+    tools = oracle_tools(image=ArraySource(ramp))
+    tools.add("rescalers", "test", PercentileRescaler())
+    job = replace(oracle_job(job_dir), rescaler="percentile")
+    part = replace(job, window=Window(start=(0, 40, 2), stop=(1, 50, 30)))
+    assert plan(part, tools).stretch == plan(job, tools).stretch
+    assert plan(part, tools).info.index_to_world[0] == (1, 0, 0, 2)
+    assert plan(part, tools).info.index_to_world[1] == (0, 1, 0, 40)
+    assert plan(part, tools).identity != plan(job, tools).identity
+
+
+def test_a_window_outside_of_the_image_is_refused(job_dir: Path) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    window = Window(start=(0, 40, 2), stop=(1, 51, 30))
+    with pytest.raises(InputError, match="expected a part of the scene"):
+        run_job(oracle_job(job_dir, window=window), tools=tools)
+    assert not job_dir.exists()
 
 
 def test_tiles_without_data_are_skipped_and_masks_are_cut_to_valid_pixels(job_dir: Path) -> None:
@@ -272,8 +334,77 @@ def test_a_first_try_that_fails_counts(
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_an_enlarged_tile_gives_masks_of_the_image(scale: int, job_dir: Path) -> None:
-    labels = whole(one_square(job_dir, scale=scale))
+    labels = whole(one_square(job_dir, scales=(scale,)))
     assert labels.sum() == labels[5:15, 8:20].sum() == 120
+
+
+@dataclass(frozen=True)
+class OfASize:
+    """Finds bright patches whose longer side is shown with 12 to 23 pixels, as a model might."""
+
+    shown: list[tuple[int, ...]]
+
+    def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+        self.shown.append(valid.shape)
+        patches, count = ndimage.label(pixels[..., 0] > 127)
+        sides = [max(s.stop - s.start for s in place) for place in ndimage.find_objects(patches)]
+        fitting = [i + 1 for i in range(count) if 12 <= sides[i] < 24]
+        return mask_set(patches[None] == np.array(fitting, int)[:, None, None])
+
+
+@dataclass
+class OfASizeFactory:
+    name: str = "of a size"
+    shown: list[tuple[int, ...]] = field(default_factory=list)
+
+    def create(self, model: str | None, **options: Any) -> OfASize:
+        return OfASize(self.shown)
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        return {}
+
+
+def patches(seed: int, shape: tuple[int, int] = (150, 170)) -> NDArray[np.int64]:
+    """Rectangles that do not touch, with longer sides of 3 to 23 pixels."""
+    rng, labels = np.random.default_rng(seed), np.zeros(shape, np.int64)
+    for _ in range(200):
+        h, w = rng.integers(3, 24, 2)
+        y, x = rng.integers(0, shape[0] - h + 1), rng.integers(0, shape[1] - w + 1)
+        if not labels[max(0, y - 2) : y + h + 2, max(0, x - 2) : x + w + 2].any():
+            labels[y : y + h, x : x + w] = labels.max() + 1
+    return labels
+
+
+@pytest.mark.parametrize("scales", [(2,), (1, 2), (1, 2, 4), (2, 4), (1, 3)])
+@pytest.mark.parametrize("seed", range(1))
+def test_what_a_model_sees_at_any_of_the_scales_is_found_once(
+    seed: int, scales: tuple[int, ...], tmp_path: Path
+) -> None:
+    truth, factory = patches(seed), OfASizeFactory()
+    image = ArraySource((255 * (truth[..., None] > 0)).astype(np.uint8))
+    tools = oracle_tools(image=image)
+    tools.add("segmenters", "test", factory)
+    job = oracle_job(tmp_path, tile_size=48, halo=24, scales=scales)
+    result = run_job(replace(job, segmenter="of a size"), tools=tools)
+    sides = [0] + [max(s.stop - s.start for s in p) for p in ndimage.find_objects(truth)]
+    seen = [any(12 <= side * scale < 24 for scale in scales) for side in sides]
+    assert same_partition(whole(result), np.where(np.array(seen)[truth], truth, 0))
+    assert not any(result.objects["truncated"].to_pylist())
+    # all views have as many pixels, but for what is added to make tiles divisible
+    assert max(max(s) for s in factory.shown) <= min(scales) * 96 + 3 * max(scales)
+
+
+def test_a_part_is_seen_alike_at_several_scales(tmp_path: Path) -> None:
+    truth = patches(5)
+    image = ArraySource((255 * (truth[..., None] > 0)).astype(np.uint8))
+    window = Window(start=(0, 31, 50), stop=(1, 120, 133))
+    found = []
+    for part in (None, window):
+        tools = oracle_tools(image=image)
+        tools.add("segmenters", "test", OfASizeFactory())
+        job = oracle_job(tmp_path / str(part), tile_size=48, halo=24, scales=(1, 2), window=part)
+        found.append(run_job(replace(job, segmenter="of a size"), tools=tools))
+    assert same_partition(whole(found[1]), found[0].labels(window)[0])
 
 
 def test_small_objects_are_dropped_after_merging(job_dir: Path) -> None:
@@ -289,7 +420,9 @@ def test_small_objects_are_dropped_after_merging(job_dir: Path) -> None:
     [
         ({"tile_size": 0}, "tile_size must be at least 1, got 0"),
         ({"halo": -1}, "halo must be at least 0"),
-        ({"scale": 0}, "scale must be at least 1"),
+        ({"scales": (2, 0)}, "scale must be at least 1"),
+        ({"scales": ()}, "scale must be at least 1"),
+        ({"scales": (2, 2)}, "expected scales that differ"),
         ({"overlaps": "first"}, "best, small or large"),
     ],
 )

@@ -11,6 +11,7 @@ from samplat.pixels import (
     IdentityRescaler,
     ImageSource,
     PercentileRescaler,
+    RangeRescaler,
     Stretch,
     as_uint8,
     to_rgb,
@@ -53,6 +54,31 @@ def test_percentiles_leave_uint8_alone_and_survive_emptiness() -> None:
     assert PercentileRescaler().fit(ArraySource(grey)) == IdentityRescaler().fit(ArraySource(grey))
     nothing = ArraySource(np.ones((2, 2, 1)), np.zeros((2, 2), bool))
     assert PercentileRescaler().fit(nothing).low == (0.0,)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_ranges_are_taken_as_they_are(dtype: str) -> None:
+    image = np.array([[[20, 40], [30, 60]]], dtype)
+    for ranges in ([[20, 30]], [[20, 30], [40, 80]]):
+        stretch = RangeRescaler().fit(ArraySource(image), ranges=ranges)
+        out = stretch(image[None], np.ones((1, 1, 2), bool))[0, 0]
+        assert out[:, 0].tolist() == [0, 255]
+        assert out[:, 1].tolist() == ([255, 255] if len(ranges) == 1 else [0, 128])
+
+
+@pytest.mark.parametrize("ranges", [[[5, 5]], [[0, 1]] * 3, [], [[0, np.nan]], [[9, 2], [0, 1]]])
+def test_ranges_that_cannot_be_are_refused(ranges: list[list[float]]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        RangeRescaler().fit(ArraySource(np.zeros((2, 2, 2))), ranges=ranges)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "start"), [("int32", 2_000_000_000), ("float64", 1e12), ("uint32", 2**32 - 256)]
+)
+def test_small_differences_of_large_values_are_seen(dtype: str, start: float) -> None:
+    ramp = (np.arange(256) + start).astype(dtype).reshape(1, 1, 256, 1)
+    stretch = Stretch(low=(start,), high=(start + 255,))
+    assert stretch(ramp, np.ones((1, 1, 256), bool)).ravel().tolist() == list(range(256))
 
 
 def test_percentiles_must_be_in_order() -> None:

@@ -28,7 +28,7 @@ def seen(tile: int, labels: NDArray[Any], grid: TileGrid = GRID) -> TileObjects:
         mask_set(part[None] == names[:, None, None]),
         tile=grid[tile],
         valid=np.ones(window.shape, bool),
-        image_shape=grid.shape,
+        bounds=grid.bounds,
         overlaps="best",
     )
 

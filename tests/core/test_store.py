@@ -30,7 +30,7 @@ def some_objects(index: int = 3) -> TileObjects:
         mask_set(masks, points=rng.random((4, 2)), predicted_iou=rng.random(4)),
         tile=tile,
         valid=np.ones(tile.read.shape, bool),
-        image_shape=GRID.shape,
+        bounds=GRID.bounds,
         overlaps="best",
     )
 

@@ -70,6 +70,41 @@ def test_write_windows_coincide_with_shards(grid: TileGrid) -> None:
             assert start == p * size
 
 
+@st.composite
+def parts(draw: st.DrawFn) -> tuple[TileGrid, Window]:
+    """The grid of a scene, and a part of the scene."""
+    scene = draw(grids())
+    ends = [sorted(draw(st.permutations(range(n + 1)))[:2]) for n in scene.shape]
+    return scene, Window(start=tuple(a for a, _ in ends), stop=tuple(b for _, b in ends))
+
+
+@given(parts())
+def test_the_tiles_of_a_part_are_tiles_of_its_scene(case: tuple[TileGrid, Window]) -> None:
+    scene, part = case
+    grid = TileGrid.of_part(scene.shape, part, scene.tile_shape, scene.halo)
+    hits = np.zeros(part.shape, int)
+    found = []
+    for tile in grid:
+        hits[tile.write.slices] += 1
+        read, write = tile.read.shifted(part.start), tile.write.shifted(part.start)
+        found.append((read, write))
+    assert (hits == 1).all()
+    writing = ((t.read, t.write.intersection(part)) for t in scene)
+    assert found == [(read, write) for read, write in writing if write.size]
+    pairs = [(a.index, b.index) for a in grid for b in grid.neighbours(a)]
+    tiles = list(grid)
+    meet = [(a, b) for a in tiles for b in tiles if a.read.intersection(b.read).size]
+    assert pairs == [(a.index, b.index) for a, b in meet if a.index < b.index]
+
+
+@pytest.mark.parametrize(("start", "stop"), [((0, 0), (5, 4)), ((-1, 0), (2, 2)), ((2, 2), (2, 4))])
+def test_a_part_must_have_pixels_inside_of_the_scene(
+    start: tuple[int, ...], stop: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match="expected a part of the scene"):
+        TileGrid.of_part((4, 4), Window(start=start, stop=stop), (2, 2), (0, 0))
+
+
 @pytest.mark.parametrize(
     ("shape", "tile_shape", "halo"),
     [

@@ -62,5 +62,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: samplat-crafted\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[samplat.plugins]\ncrafted = raster.crafted\n")
-    paths = [str(site), str(Path(__file__).parents[1])]
+    inherited = os.environ.get("PYTHONPATH")
+    paths = [str(site), str(Path(__file__).parents[1]), *([inherited] if inherited else [])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHON": sys.executable}

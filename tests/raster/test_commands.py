@@ -121,7 +121,7 @@ def test_options_reach_the_job(samplat: Cli, tmp_path: Path) -> None:
     run = json.loads((tmp_path / "job" / "run.json").read_bytes())["identity"]
     assert run["image_options"] == {"bidx": [5, 2, 1], "nodata": 100.0}
     assert run["stretch"]["low"][0] == pytest.approx(np.percentile(pixels[4], 5), abs=5)
-    assert (run["scale"], run["overlaps"]) == (2, "small")
+    assert (run["scales"], run["overlaps"]) == ([2], "small")
 
 
 # -- what is wrong with the input --------------------------------------------------------------
@@ -415,7 +415,22 @@ def test_ctrl_c_stops_with_a_line_and_the_job_resumes(
         (["/proc/out.tif"], 1, "cannot write /proc/out.tif"),
         (["out.tif", "out.tif"], 2, "given twice"),
         (["scene.tif"], 2, "is the input"),
-        (["out.tif", "--bidx", "1,x"], 2, "--bidx takes"),
+        (["out.tif", "--bidx", "1,,2"], 2, "--bidx takes"),
+        (["out.tif", "--bidx", "1,x"], 1, "no band called 'x'; there are: 1 red, 2 green, 3 blue"),
+        (["out.tif", "--stretch", "0:9,5"], 2, "--stretch takes values"),
+        (["out.tif", "--stretch", "9:0"], 2, "--stretch takes values"),
+        (["out.tif", "--stretch", "0:9,0:9"], 1, "expected one range or 3"),
+        (["out.tif", "--scales", "1,0"], 2, "--scales takes"),
+        (["out.tif", "--scales", "2,2"], 2, "--scales takes"),
+        (["out.tif", "--window", "1,2,3"], 2, "--window takes x,y,width,height"),
+        (["out.tif", "--window", "1,2,0,3"], 2, "--window takes whole pixels"),
+        (["out.tif", "--window", "900,2,9,9"], 1, "outside of the image of 200 x 150 pixels"),
+        (["out.tif", "--window", "1,2,3,4", "--bbox", "1,2,3,4"], 2, "give one of them"),
+        (["out.tif", "--bbox", "1,2,3"], 2, "--bbox takes x0,y0,x1,y1"),
+        (["out.tif", "--bbox", "1,2,3,4"], 1, "outside of the image of 200 x 150 pixels"),
+        (["out.tif", "--bbox", "1,2,3,4", "--bbox-crs", "EPSG:x"], 1, "unknown CRS 'EPSG:x'"),
+        (["out.tif", "--bbox-crs", "EPSG:4326"], 2, "give that too"),
+        (["out.tif", "--gsd", "0"], 1, "in metres above 0, got 0"),
         (["out.tif", "--bidx", "1,2,3,4"], 2, "--bidx takes"),
         (["out.tif", "--bidx", "7"], 1, "there is no band 7"),
         (["out.tif", "--stretch", "98,2"], 2, "--stretch takes"),
