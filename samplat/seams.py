@@ -35,6 +35,7 @@ OBJECT_COLUMNS = (
     "point_y",
     "truncated",  # bool, True: cut by a tile's edge, and no neighbour completed it
     "tiles",  # list of int32, the tiles that paint it
+    "prompt",  # int64, number of the prompt that asked for it; null without one
 )
 """Columns of the table of objects; coordinates are global pixels."""
 
@@ -177,6 +178,8 @@ class Parts:
     """(N, 2) as in `TileObjects`."""
     cut: NDArray[np.uint8]
     """(N,) as in `TileObjects`."""
+    prompts: NDArray[np.int64]
+    """(N,) as in `TileObjects`."""
 
     @property
     def tiles(self) -> NDArray[np.int64]:
@@ -199,6 +202,7 @@ def join_parts(parts: Sequence[Parts]) -> Parts:
         stability=np.zeros(0, np.float32),
         points=np.zeros((0, 2), np.float32),
         cut=np.zeros(0, np.uint8),
+        prompts=np.zeros(0, np.int64),
     )
     names = (f.name for f in fields(Parts))
     return Parts(**{n: np.concatenate([getattr(p, n) for p in (empty, *parts)]) for n in names})
@@ -262,6 +266,7 @@ def object_table(
         "point_y": pa.array(parts.points[largest, 1]),
         "truncated": pa.array(_reduce(np.logical_or, open_ends[painted], starts).astype(bool)),
         "tiles": pa.ListArray.from_arrays(offsets, parts.tiles[painted].astype(np.int32)),
+        "prompt": pa.array(parts.prompts[largest], pa.int64(), mask=parts.prompts[largest] < 0),
     }
     return pa.table({name: columns[name] for name in OBJECT_COLUMNS})
 

@@ -14,6 +14,7 @@ from samplat import JobError, JobResult, check_file
 from samplat_raster.georeference import geodesic_areas, to_world
 from samplat_raster.outputs import replacing
 from samplat_raster.polygons import outline
+from samplat_raster.prompt_columns import prompt_columns
 
 COPIED_COLUMNS = ("id", "area_px", "predicted_iou", "stability", "truncated")
 """Columns of the job's table of objects that go into the file as they are."""
@@ -80,7 +81,8 @@ def object_frame(result: JobResult) -> Any:
 
     Columns: id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability;
     truncated (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of
-    the prompt in world units, NaN without one; model; geometry, along pixel edges, in world units.
+    the prompt in world units, NaN without one; model; what `prompt_columns` adds; geometry, along
+    pixel edges, in world units.
 
     Raises:
         JobError: labels and table of objects disagree.
@@ -97,7 +99,7 @@ def object_frame(result: JobResult) -> Any:
     geometries = _on_the_ground(result, outlines.geometries)
     copied: dict[str, Any] = {name: table[name].to_numpy() for name in COPIED_COLUMNS}
     points = to_world(result.info, _points(table))
-    data = {
+    data: dict[str, Any] = {
         "id": copied.pop("id"),
         "area_m2": _square_metres(geometries, result.info.crs),
         **copied,
@@ -105,6 +107,7 @@ def object_frame(result: JobResult) -> Any:
         "point_y": points[:, 1],
         "model": np.full(len(geometries), result.job.model or result.job.segmenter, object),
     }
+    data |= prompt_columns(result.objects, taken=data)
     return geopandas.GeoDataFrame(data, geometry=geometries, crs=result.info.crs)
 
 
