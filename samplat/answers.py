@@ -33,7 +33,8 @@ WIDEST = 8
 EDGE = 2
 """Pixels on either side of the edge of a mask found smaller, as small, that are looked at again."""
 AGREE = 0.5
-"""A second look counts when its IoU with the first mask, in its window, is above this."""
+"""A second look counts when at least this part of what is surely the object is in it, and of it at
+least this part surely or perhaps the object."""
 STRIP = 2**22
 """About so many pixels are read at once of a wide window."""
 
@@ -295,8 +296,12 @@ class Desk:
             view = self.look(around, 1)
             here = place.relative_to(around).slices[1:]
             if open_.any():
-                closer = self._closer(prompt, seen.view.shown(seen.mask, around), view, seen)
-                sure |= open_ & closer[here]
+                draft, least, most = (
+                    seen.view.shown(mask, around) for mask in (seen.mask, inner, outer)
+                )
+                closer = self._closer(prompt, draft, view, seen.view.factor)
+                agreed = _agrees(closer, least, most)
+                sure |= open_ & (closer if agreed else draft)[here]
             yield place, sure & view.valid[here]
 
     def _cells(self, mask: NDArray[np.bool_], view: View) -> Iterator[tuple[int, int]]:
@@ -313,15 +318,13 @@ class Desk:
         return Window(start=(0, y, x), stop=(1, min(height, y + cell), min(width, x + cell)))
 
     def _closer(
-        self, prompt: ObjectPrompt, draft: NDArray[np.bool_], view: View, seen: _Seen
+        self, prompt: ObjectPrompt, draft: NDArray[np.bool_], view: View, slack: int
     ) -> NDArray[np.bool_]:
-        """A mask in a view at full size, told by a draft where it is; the draft if they differ."""
+        """A mask in a view at full size, told by a draft where it is."""
         if not draft.any():
             return draft
-        asked = _guided(_in_view(prompt, view), draft, seen.view.factor)
-        closer = _decoded(self.ask(view, [asked]), 0, view)
-        shared, either = (closer & draft).sum(), (closer | draft).sum()
-        return closer if shared > AGREE * either else draft
+        asked = _guided(_in_view(prompt, view), draft, slack)
+        return _decoded(self.ask(view, [asked]), 0, view)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -397,6 +400,12 @@ def _guided(prompt: ObjectPrompt, draft: NDArray[np.bool_], slack: int) -> Objec
     )
 
 
+def _agrees(closer: NDArray[np.bool_], least: NDArray[np.bool_], most: NDArray[np.bool_]) -> bool:
+    """Whether a mask is about the same as one of which an inner and an outer limit are known."""
+    covered = (closer & least).sum() >= AGREE * least.sum()
+    return bool(covered and (closer & most).sum() >= AGREE * closer.sum())
+
+
 def _deepest(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The middle x, y of the pixel of a mask that is farthest from its edge."""
     from scipy import ndimage
@@ -450,7 +459,7 @@ def tile_of_answers(
         points=answers.points[first] - origin,
         crop_boxes=np.tile(np.array([0, 0, size[1], size[0]], np.int32), (len(rles), 1)),
     )
-    return tile_objects(
+    objects = tile_objects(
         masks,
         tile=tile,
         valid=np.ones(tile.read.shape, bool),
@@ -458,6 +467,8 @@ def tile_of_answers(
         overlaps=overlaps,
         prompts=numbers,
     )
+    # it was not the tile that found them, so that its sides cut nothing
+    return replace(objects, cut=np.zeros(len(objects), np.uint8))
 
 
 def _in_tile(answers: Answers, pieces: NDArray[np.int64], tile: Tile) -> bytes:

@@ -506,12 +506,12 @@ def _name_objects(
     planned: Plan,
     records: Sequence[TileRecord],
     links: Sequence[str],
-    answers: tuple[TileRecord, ...] | None,
+    answers: AnswerLedger | None,
 ) -> str:
     """Decide the final ids of all objects, once; returns the digest of that decision."""
     store = JobStore(path=Path(planned.job.job_dir))
     tiles = [[r.outcome, r.objects_sha256] for r in records]
-    asked = [r.objects_sha256 for r in answers or ()]
+    asked = answers.digest if answers else None
     inputs = sha256(canonical({"tiles": tiles, "links": list(links), "answers": asked}))
     if (known := store.final_digest(inputs)) is not None:
         return known
@@ -526,7 +526,8 @@ def _name_objects(
     interrupted = np.isin(parts.ids, _interrupted(planned, store, records))
     table = object_table(parts, final, planned.grid, interrupted)
     if planned.prompts is not None and answers is not None:
-        table = with_prompts(table, planned.prompts, answer_index(store, answers))
+        lost = [planned.grid[r.index].write for r in records if r.outcome == "quarantined"]
+        table = with_prompts(table, planned.prompts, answer_index(store, answers), lost)
     return store.write_final(parts.ids, final, table, inputs)
 
 
@@ -640,7 +641,7 @@ class AnswerTask:
 
 def _answer_prompts(
     planned: Plan, prompts: ScenePrompts, tools: Tools, executor: Executor, progress: Progress
-) -> tuple[TileRecord, ...]:
+) -> AnswerLedger:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.units)
     missing = [index for index in range(count) if not store.is_answered(index)]
     task = AnswerTask(plan=planned, tools=tools)
@@ -652,13 +653,33 @@ def _answer_prompts(
     records = tuple(_entered(store, f"window {i}", record) for i, record in enumerate(known))
     if all(r.outcome == "quarantined" for r in records):
         raise JobError(f"every prompt failed, the first with: {records[0].error}")
-    return records
+    return AnswerLedger(records=records)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnswerLedger:
+    """The records of all units; equal, and quickly told to be, when their answers are."""
+
+    records: tuple[TileRecord, ...]
+    """By index of the unit."""
+    digest: str = ""
+    """Of all answers; made of the records."""
+
+    def __post_init__(self) -> None:
+        told = {str(r.index): r.objects_sha256 for r in self.records}
+        object.__setattr__(self, "digest", sha256(canonical(told)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnswerLedger) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
 
 
 @functools.lru_cache(maxsize=2)
-def answer_index(store: JobStore, records: tuple[TileRecord, ...]) -> AnswerIndex:
+def answer_index(store: JobStore, answers: AnswerLedger) -> AnswerIndex:
     """Where all answers are, without their masks."""
-    done = [r for r in records if r.outcome == "done"]
+    done = [r for r in answers.records if r.outcome == "done"]
     parts = [_unit_answers(store, record) for record in done]
     units = np.repeat([r.index for r in done], [len(part) for part in parts]).astype(np.int64)
     return AnswerIndex.of(join_answers(parts), units)
@@ -674,7 +695,7 @@ class PlaceTask:
     """Cuts the answers to one tile, and enters them in the ledger as its objects."""
 
     plan: Plan
-    answers: tuple[TileRecord, ...]
+    answers: AnswerLedger
 
     def __call__(self, index: int) -> TileRecord:
         """The tile's new record."""
@@ -689,12 +710,14 @@ class PlaceTask:
     def inputs(self, store: JobStore, tile: Tile) -> str:
         """Digest of the answers that meet a tile."""
         units = answer_index(store, self.answers).units_meeting(tile.read)
-        return sha256(canonical({str(u): self.answers[u].objects_sha256 for u in units.tolist()}))
+        return sha256(
+            canonical({str(u): self.answers.records[u].objects_sha256 for u in units.tolist()})
+        )
 
     def _objects(self, store: JobStore, tile: Tile) -> TileObjects | None:
         index = answer_index(store, self.answers)
         units = index.units_meeting(tile.read).tolist()
-        found = [_unit_answers(store, self.answers[unit]) for unit in units]
+        found = [_unit_answers(store, self.answers.records[unit]) for unit in units]
         answers = join_answers([f.select(np.flatnonzero(f.meeting(tile.read))) for f in found])
         return tile_of_answers(
             answers,
@@ -706,7 +729,7 @@ class PlaceTask:
 
 
 def _place_answers(
-    planned: Plan, answers: tuple[TileRecord, ...], executor: Executor, progress: Progress
+    planned: Plan, answers: AnswerLedger, executor: Executor, progress: Progress
 ) -> tuple[TileRecord, ...]:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
     task = PlaceTask(plan=planned, answers=answers)
@@ -721,12 +744,14 @@ def _place_answers(
     return tuple(_known(store, index) for index in range(count))
 
 
-def _report(planned: Plan, answers: tuple[TileRecord, ...] | None, objects: Any) -> Any:
+def _report(planned: Plan, answers: AnswerLedger | None, objects: Any) -> Any:
     """What became of each feature, written for people too."""
     if planned.prompts is None or answers is None:
         return None
     store = JobStore(path=Path(planned.job.job_dir))
-    failed = [n for r in answers if r.outcome != "done" for n in planned.units[r.index].prompts]
+    failed = [
+        n for r in answers.records if r.outcome != "done" for n in planned.units[r.index].prompts
+    ]
     index = answer_index(store, answers)
     report = prompt_report(planned.prompts, index, np.array(failed, np.int64), objects)
     store.write_report(report)

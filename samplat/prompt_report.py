@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,15 +67,21 @@ class AnswerIndex:
         return np.unique(self.units[boxes_meeting(self.boxes, window)])
 
 
-def with_prompts(table: pa.Table, prompts: ScenePrompts, index: AnswerIndex) -> pa.Table:
+def with_prompts(
+    table: pa.Table, prompts: ScenePrompts, index: AnswerIndex, lost: Sequence[Window]
+) -> pa.Table:
     """The table of objects with the attributes of what asked for each, under `PREFIX`.
 
-    `truncated` also tells of objects that may go on outside of what was seen of the image.
+    `truncated` tells of objects that may go on outside of what was seen of the image, or in one of
+    the windows that were lost.
     """
     import pyarrow as pa
 
     numbers = table["prompt"].to_numpy()
-    cut = np.isin(numbers, index.prompts[index.truncated]) | table["truncated"].to_numpy()
+    broken = index.truncated.copy()
+    for window in lost:
+        broken |= boxes_meeting(index.boxes, window)
+    cut = np.isin(numbers, index.prompts[broken])
     place = table.column_names.index("truncated")
     table = table.set_column(place, "truncated", pa.array(cut))
     for name in prompts.attributes.column_names:
