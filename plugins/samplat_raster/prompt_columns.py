@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain, count
 from typing import Any
 
 PREFIX = "prompt."
@@ -31,8 +32,5 @@ def prompt_columns(table: Any, taken: Iterable[str]) -> dict[str, Any]:
 
 
 def _free(name: str, used: set[str]) -> str:
-    found, number = name, 2
-    while found.lower() in used:
-        found = f"{RENAMED}{name}" if number == 2 else f"{RENAMED}{name}_{number}"
-        number += 1
-    return found
+    numbered = (f"{RENAMED}{name}_{number}" for number in count(2))
+    return next(n for n in chain((name, f"{RENAMED}{name}"), numbered) if n.lower() not in used)

@@ -28,6 +28,7 @@ CORNERS = (
     ("x1", "xmax", "maxx", "right"),
     ("y1", "ymax", "maxy", "bottom"),
 )
+SEPARATORS = ",;\t|"
 WKT, CRS_COLUMN = ("wkt", "geometry", "geom", "the_geom"), ("crs", "srid")
 
 
@@ -89,16 +90,18 @@ def _kind_of(file: Path) -> str:
 def _read_vector(file: Path, kind: str, layer: str | None) -> PromptFile:
     import pyogrio
 
+    # of GeoJSON GDAL would believe the suffix
+    place = f"GeoJSON:{file}" if kind == "GeoJSON" else str(file)
     try:
-        layers = [str(name) for name in pyogrio.list_layers(file)[:, 0]]
+        layers = [str(name) for name in pyogrio.list_layers(place)[:, 0]]
         if layer is None and len(layers) > 1:
             raise InputError(f"{file} has the layers {', '.join(layers)}; choose one of them")
         if layer is not None and layer not in layers:
             raise InputError(f"{file} has no layer {layer!r}, but {', '.join(layers)}")
-        driver = pyogrio.read_info(file, layer=layer)["driver"]
+        driver = pyogrio.read_info(place, layer=layer)["driver"]
         if driver != kind:
             raise InputError(f"{file} is read as {driver}; expected {kind}")
-        frame = pyogrio.read_dataframe(file, layer=layer)
+        frame = pyogrio.read_dataframe(place, layer=layer)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
         raise InputError(f"cannot read the prompts of {file}: {_one_line(error)}") from error
     return _from_frame(frame, str(file))
@@ -134,13 +137,12 @@ def _read_csv(file: Path) -> Any:
     import pandas as pd
 
     try:
-        return pd.read_csv(file, sep=None, engine="python", encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig") as opened:
+            head = opened.readline()
+        separator = max(SEPARATORS, key=head.count)  # the first of equals: a comma
+        return pd.read_csv(file, sep=separator, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as e:
         raise InputError(f"cannot read {file} as CSV: {_one_line(e)}") from e
-    except Exception as error:
-        if type(error).__name__ != "Error":  # csv.Error: no delimiter was found
-            raise
-        raise InputError(f"cannot read {file} as CSV: {_one_line(error)}") from error
 
 
 def _from_table(table: Any, path: str) -> PromptFile:

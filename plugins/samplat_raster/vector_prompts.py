@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import FeaturePrompt, InputError, ScenePrompts, gather_prompts
-from samplat_raster.georeference import affine_of
+from samplat_raster.georeference import affine_of, to_world
 from samplat_raster.prompt_files import IMAGE, PIXEL, PromptFile, read_prompts
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _mover(file: PromptFile, path: str, given: str | None, info: ImageInfo) -> M
         return lambda xy: xy
     to_pixels = ~affine_of(info)
     if crs == IMAGE:
-        return lambda xy: np.stack(to_pixels * xy.T, axis=1)
+        return lambda xy: _applied(to_pixels, xy)
     if crs is None:
         raise InputError(
             f"{path} does not say its CRS; name it with --prompts-crs, such as EPSG:4326, or pixel"
@@ -165,9 +165,17 @@ def _mover(file: PromptFile, path: str, given: str | None, info: ImageInfo) -> M
     transformer = _transformer(crs, info.crs, path)
 
     def move(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.stack(to_pixels * np.stack(transformer.transform(*xy.T)), axis=1)
+        return _applied(to_pixels, np.stack(transformer.transform(*xy.T), axis=1))
 
     return move
+
+
+def _applied(affine: Any, xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    linear = np.array([[affine.a, affine.b], [affine.d, affine.e]])
+    # where there is no place in a CRS there is none in pixels: infinity less infinity is NaN
+    with np.errstate(invalid="ignore"):
+        moved: NDArray[np.float64] = xy @ linear.T + np.array([affine.c, affine.f])
+    return moved
 
 
 def _transformer(crs: str, other: str, path: str) -> Any:
@@ -294,7 +302,7 @@ def _extent_of(info: ImageInfo, crs: str) -> tuple[float, float, float, float]:
     edge = shapely.segmentize(shapely.box(0, 0, width, height), max(height, width) / SEGMENTS)
     xy = shapely.get_coordinates(edge)
     if crs != PIXEL:
-        xy = np.stack(affine_of(info) * xy.T, axis=1)
+        xy = to_world(info, xy)
     if crs not in (PIXEL, IMAGE):
         assert info.crs is not None  # noqa: S101 `_mover` refused it
         xy = np.stack(_transformer(info.crs, crs, "the image").transform(*xy.T), axis=1)

@@ -216,9 +216,10 @@ def test_tiled_is_untiled_and_true(
     seen = result.prompts.to_pylist()
     assert len(seen) == len(order)
     for name, row in zip(order, seen, strict=True):
-        if row["factor"] == 1:  # seen smaller, neighbours may run into one another
+        # seen smaller, or smoothed, neighbours may run into one another
+        if row["factor"] == 1 and scale == 1:
             assert np.array_equal(whole(result) == row["id"], truth == name)
-        else:
+        elif row["factor"] > 1:
             assert max(np.ptp(axis) for axis in np.nonzero(truth == name)) >= window // 4
 
 
@@ -413,9 +414,10 @@ def test_a_failed_window_is_told_retried_and_mended(job_dir: Path) -> None:
 
 def test_a_job_of_failures_fails(job_dir: Path) -> None:
     truth = np.full((20, 20), POISON, np.uint8)
+    poisoned = ConnectedFactory(made=Connected(poison=[POISON]))
+    scene = Scene(truth, [point(7, 7)], factory=poisoned)
     with pytest.raises(JobError, match="every prompt failed, the first with: ValueError: poison"):
-        poisoned = ConnectedFactory(made=Connected(poison=[POISON]))
-        Scene(truth, [point(7, 7)], factory=poisoned).run(job_dir)
+        scene.run(job_dir)
 
 
 class Killed(BaseException):
