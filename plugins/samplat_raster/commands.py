@@ -68,8 +68,11 @@ def tile_segment(
     ] = 1,
     min_area: Annotated[int, typer.Option(min=0, help="Drop objects of fewer pixels.")] = 1,
     overlaps: Annotated[
-        str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
-    ] = "best",
+        str | None,
+        typer.Option(
+            help="Which mask wins a shared pixel: best, small or large; small with prompts."
+        ),
+    ] = None,
     pred_iou_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower predicted IoU.")
     ] = None,
@@ -155,6 +158,8 @@ def tile_segment(
         layer=prompts_layer,
     )
     segmenter = segmenter or ("automatic" if asked is None else "prompted")
+    # what was asked for shall show, inside of something larger too
+    overlaps = overlaps or ("best" if asked is None else "small")
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     tile_size, halo = fitting_tiles(_input_size(tools, model, scale), tile_size, halo)

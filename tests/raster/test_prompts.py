@@ -126,7 +126,7 @@ def ring_oracle(box: Any, image: Image, crs: str) -> NDArray[np.float64]:
         (
             Image(Affine.translation(5e5, 4e6) @ Affine.rotation(33) @ Affine.scale(10, -10),
                   "EPSG:32614", (3000, 3000)),
-            (-98.95, 36.08, -98.88, 36.1),
+            (-98.94, 36.08, -98.88, 36.1),
         ),
         (
             Image(Affine.translation(-1e6, 1e6) @ Affine.scale(1000, -1000), "EPSG:3995",
