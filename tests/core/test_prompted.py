@@ -200,12 +200,12 @@ def scene_of(truth: NDArray[Any], features: list[FeaturePrompt], **parts: Any) -
     window=st.integers(16, 48),
     scale=st.sampled_from([1, 2]),
 )
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_tiled_is_untiled_and_true(
     tmp_path_factory: pytest.TempPathFactory, seed: int, tile: int, window: int, scale: int
 ) -> None:
     """Whatever the tiles and the windows."""
-    truth = patches(seed, (70, 90), 20, 30)
+    truth = patches(seed, (50, 70), 12, 30)
     scene = scene_of(truth, asked_for(truth, seed))
     folder = tmp_path_factory.mktemp("jobs")
     result = scene.run(folder / "a", tile_size=tile, window=window, scale=scale)
