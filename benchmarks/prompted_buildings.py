@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,30 @@ OTHER_CRS = {"geo_atlanta_spacenet4": "EPSG:4326", "geo_banepa": "EPSG:32645"}
 TOLERANCE = 0.01
 
 
-def buildings(data: Path, *, model: str = "samplat-tiny") -> list[dict[str, Any]]:
-    """One row of figures per set and run."""
-    rows = []
-    for name in SETS:
+def buildings(
+    data: Path,
+    *,
+    model: str = "samplat-tiny",
+    sets: Sequence[str] = SETS,
+    part: tuple[int, int, int, int] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row of figures per set and run.
+
+    Args:
+        data: folder of the sets.
+        model: as of `samplat.load_model`.
+        sets: which of them.
+        part: x0, y0, x1, y1 of a scene instead of the whole, with the buildings inside of it.
+    """
+    for name in sets:
         with tempfile.TemporaryDirectory() as folder:
-            scene, polygons = open_scene(data / name, Path(folder))
-            ious = _runs(name, scene, polygons, Path(folder), model)
-        rows += [_row(name, run, found, ious["untiled"]) for run, found in ious.items()]
-    return rows
+            work = Path(folder)
+            if part is None:
+                scene, polygons = open_scene(data / name, work)
+            else:
+                scene, polygons = crop_scene(data / name, work, part)
+            ious = _runs(name, scene, polygons, work, model)
+        yield from (_row(name, run, found, ious["untiled"]) for run, found in ious.items())
 
 
 def open_scene(folder: Path, work: Path) -> tuple[Path, Any]:
@@ -216,14 +231,20 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="samplat-tiny")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", choices=SETS, help="one of the sets")
+    parser.add_argument("--part", help="x0,y0,x1,y1: a part of each scene, in pixels")
     options = parser.parse_args()
-    rows = buildings(options.data, model=options.model)
-    for row in rows:
+    sets = SETS if options.only is None else (options.only,)
+    part = tuple(int(n) for n in options.part.split(",")) if options.part else None
+    rows = []
+    for row in buildings(options.data, model=options.model, sets=sets, part=part):
+        rows.append(row)
         print(
             f"{row['set']:24} {row['run']:18} {row['buildings']:4} buildings, "
             f"mean IoU {row['mean_iou']:.4f}; {row['apart_mean']:.4f} from untiled, "
             f"{100 * row['apart_share']:.1f} % of them by more than {TOLERANCE}, "
-            f"at most by {row['apart_most']:.4f}"
+            f"at most by {row['apart_most']:.4f}",
+            flush=True,
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
