@@ -32,13 +32,22 @@ _HOME = {
     "embedding": ("Embedding", "EmbeddingKey"),
     "files": ("check_file", "check_writable"),
     "finished": ("open_result",),
-    "hookspecs": ("Exporter", "Prompter", "hookimpl"),
+    "answers": ("PromptedSegmenter",),
+    "hookspecs": ("Exporter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "machine_code": ("as_machine_code",),
     "masks": ("MaskSet", "mask_set"),
     "model.mask_decoder": ("Draft",),
     "model.sam": ("BUILDERS", "Sam", "frame_size", "input_scale", "merged_masks"),
     "model.windows": ("Prompted", "Windows"),
+    "object_prompts": (
+        "FeaturePrompt",
+        "ObjectPrompt",
+        "Prompter",
+        "PromptSpec",
+        "ScenePrompts",
+        "gather_prompts",
+    ),
     "pipeline": ("Rehearsal", "rehearse", "run_job"),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
@@ -60,6 +69,7 @@ __all__ = [
     "EmbeddingCache",
     "EmbeddingKey",
     "Exporter",
+    "FeaturePrompt",
     "GridParameters",
     "ImageInfo",
     "ImageSource",
@@ -69,11 +79,14 @@ __all__ = [
     "MaskSet",
     "Model",
     "ModelSpec",
+    "ObjectPrompt",
     "Plan",
     "PluginError",
     "Prediction",
     "Progress",
+    "PromptSpec",
     "Prompted",
+    "PromptedSegmenter",
     "Prompter",
     "Prompts",
     "Registry",
@@ -81,6 +94,7 @@ __all__ = [
     "Rescaler",
     "Sam",
     "SamplatError",
+    "ScenePrompts",
     "SegmentJob",
     "Segmenter",
     "SegmenterFactory",
@@ -98,6 +112,7 @@ __all__ = [
     "choose_progress",
     "embed",
     "frame_size",
+    "gather_prompts",
     "generate_masks",
     "hookimpl",
     "input_scale",
@@ -129,6 +144,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from samplat.allocation import keep_freed_memory
+    from samplat.answers import PromptedSegmenter
     from samplat.automatic import generate_masks
     from samplat.cache import CacheInfo, EmbeddingCache
     from samplat.checkpoints import (
@@ -143,13 +159,21 @@ if TYPE_CHECKING:
     from samplat.files import check_file, check_writable
     from samplat.finished import open_result
     from samplat.grid import GridParameters
-    from samplat.hookspecs import Exporter, Prompter, hookimpl
+    from samplat.hookspecs import Exporter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.machine_code import as_machine_code
     from samplat.masks import MaskSet, mask_set
     from samplat.model.mask_decoder import Draft
     from samplat.model.sam import BUILDERS, Sam, frame_size, input_scale, merged_masks
     from samplat.model.windows import Prompted, Windows
+    from samplat.object_prompts import (
+        FeaturePrompt,
+        ObjectPrompt,
+        Prompter,
+        PromptSpec,
+        ScenePrompts,
+        gather_prompts,
+    )
     from samplat.pipeline import Rehearsal, rehearse, run_job
     from samplat.pixels import (
         ImageInfo,

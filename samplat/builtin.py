@@ -36,10 +36,11 @@ def register_rescalers(register: Callable[[Rescaler], None]) -> None:
 
 @hookimpl
 def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
-    """The grid of points."""
-    from samplat.segmenters import AutomaticFactory
+    """The grid of points, and prompts that a job brings."""
+    from samplat.segmenters import AutomaticFactory, PromptedFactory
 
     register(AutomaticFactory())
+    register(PromptedFactory())
 
 
 @hookimpl

@@ -10,6 +10,7 @@ from typing import Any
 
 from samplat.errors import JobError
 from samplat.job import JobResult, SegmentJob, warnings_of
+from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
 from samplat.store import JobStore, RunRecord, TileRecord
@@ -59,6 +60,7 @@ def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, T
         job |= {
             "job_dir": str(store.path),
             "window": _window(job["window"]),
+            "prompts": _prompts(job["prompts"]),
             "source": SourceSpec(**_known(SourceSpec, job["source"])),
             "seams": SeamRules(**_known(SeamRules, job["seams"])),
         }
@@ -74,6 +76,10 @@ def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, T
 
 def _window(recorded: Mapping[str, Any] | None) -> Window | None:
     return None if recorded is None else Window(**_known(Window, recorded))
+
+
+def _prompts(recorded: Mapping[str, Any] | None) -> PromptSpec | None:
+    return None if recorded is None else PromptSpec(**_known(PromptSpec, recorded))
 
 
 def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Nothing per tile passes through these hooks: they run once, and the objects do t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pluggy
 
@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from samplat.checkpoints import ModelSpec
     from samplat.executors import ExecutorFactory
     from samplat.job import JobResult, SegmenterFactory
-    from samplat.pixels import ImageSource, Rescaler, SourceFactory
-    from samplat.prompts import Prompts
-    from samplat.tiles import Window
+    from samplat.object_prompts import Prompter
+    from samplat.pixels import Rescaler, SourceFactory
 
 hookspec = pluggy.HookspecMarker("samplat")
 hookimpl = pluggy.HookimplMarker("samplat")
@@ -52,19 +51,6 @@ class Exporter(Protocol):
         ...
 
 
-class Prompter(Protocol):
-    """Finds prompts for a window of an image: from words, a vector file, a detector."""
-
-    @property
-    def name(self) -> str:
-        """Unique name."""
-        ...
-
-    def prompts(self, source: ImageSource, window: Window, *args: Any, **options: Any) -> Prompts:
-        """Prompts in the frame of the window."""
-        ...
-
-
 @hookspec
 def register_models(register: Callable[[ModelSpec], None]) -> None:
     """Hand over models that `load_model` shall know by name."""
@@ -82,7 +68,7 @@ def register_rescalers(register: Callable[[Rescaler], None]) -> None:
 
 @hookspec
 def register_prompters(register: Callable[[Prompter], None]) -> None:
-    """Hand over finders of prompts: text, a vector file, a detector."""
+    """Hand over finders of prompts: a vector file, a detector, words."""
 
 
 @hookspec

@@ -6,17 +6,20 @@ import functools
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.answers import PromptedSegmenter
 from samplat.errors import InputError
 from samplat.files import canonical, sha256
 from samplat.masks import MaskSet, Overlaps
+from samplat.object_prompts import Prompter, PromptSpec, ScenePrompts
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
+from samplat.prompt_units import PromptUnit, Sight, plan_units
 from samplat.seams import SeamRules
 from samplat.shards import HOLE, Labels
 from samplat.store import JobStore, RunRecord, TileRecord
@@ -24,6 +27,10 @@ from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+UNKNOWN_SIGHT = 1024
+"""Side of what is seen around a prompt if the segmenter does not say: the paper's models'."""
 
 
 class Segmenter(Protocol):
@@ -47,7 +54,9 @@ class SegmenterFactory(Protocol):
         """Unique name."""
         ...
 
-    def create(self, model: str | None, *args: Any, **options: Any) -> Segmenter:
+    def create(
+        self, model: str | None, *args: Any, **options: Any
+    ) -> Segmenter | PromptedSegmenter:
         """Load what is needed, once per process.
 
         Raises:
@@ -58,6 +67,8 @@ class SegmenterFactory(Protocol):
     # A factory that loads models may also have `with_models(models) -> SegmenterFactory`: it is
     # called once with all registered models by name. One that encodes tiles may have
     # `with_embeddings(folder) -> SegmenterFactory`, called before `create` if a job names one.
+    # One that `takes_prompts` makes a `PromptedSegmenter` instead, and may say with
+    # `sight(model) -> int` how many pixels a side its model sees at their own size.
 
     def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""
@@ -77,6 +88,10 @@ class Tools(Protocol):
 
     def segmenter(self, name: str) -> SegmenterFactory:
         """The segmenter factory of this name."""
+        ...
+
+    def prompter(self, name: str) -> Prompter:
+        """The finder of prompts of this name."""
         ...
 
 
@@ -119,6 +134,9 @@ class SegmentJob:
     edges, such as square metres; None: areas are pixels."""
     seams: SeamRules = field(default_factory=SeamRules)
     """When objects of neighbouring tiles are one."""
+    prompts: PromptSpec | None = None
+    """What is asked for; None: everything. With prompts there is one object for each, from windows
+    of their own; the halo is not used then, and labels depend on the tiles in no pixel."""
     embeddings: str | None = None
     """Folder of an `EmbeddingCache` for segmenters that encode tiles. No label depends on it: a run
     with other thresholds finds its tiles encoded."""
@@ -140,6 +158,12 @@ class Plan:
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
     """JSON values; equal identities mean equal labels. Recorded in `run.json`."""
+    prompts: ScenePrompts | None = None
+    """What is asked for; None: everything."""
+    sight: Sight | None = None
+    """Whence prompts are looked at."""
+    units: tuple[PromptUnit, ...] = ()
+    """Prompts by the window that answers them."""
 
 
 def tile_pixel_areas(planned: Plan) -> NDArray[np.float64]:
@@ -183,6 +207,10 @@ class JobResult:
     """The job directory."""
     warnings: tuple[str, ...] = ()
     """What a person should know about this result, such as tiles that failed."""
+    prompts: pa.Table | None = None
+    """What became of each feature that was asked for; None without prompts. Columns: `feature`,
+    from 1 as in the file; `prompt_id`; `fate`; `id` of its object or null; `factor`, how many times
+    smaller the object was seen as a whole; `note`."""
 
     @functools.cached_property
     def run(self) -> RunRecord:
@@ -197,6 +225,12 @@ class JobResult:
     def quarantined(self) -> tuple[TileRecord, ...]:
         """Tiles that failed; their pixels are `HOLE` in the labels."""
         return tuple(t for t in self.tiles if t.outcome == "quarantined")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every tile and every prompt was worked on without a failure."""
+        fates = [] if self.prompts is None else self.prompts["fate"].to_pylist()
+        return not self.quarantined and "failed" not in fates
 
     @property
     def skipped(self) -> tuple[TileRecord, ...]:
@@ -239,7 +273,7 @@ class JobResult:
 
 
 def plan(job: SegmentJob, tools: Tools) -> Plan:
-    """Look at the image, fit the stretch, lay the grid; computes and writes nothing.
+    """Look at image and prompts, fit the stretch, lay the grid; computes and writes nothing.
 
     Raises:
         InputError: the image or a parameter is unusable.
@@ -248,11 +282,13 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
     factory = tools.segmenter(job.segmenter)
     if job.embeddings is not None and not hasattr(factory, "with_embeddings"):
         raise InputError(f"segmenter {job.segmenter} keeps no embeddings: leave the cache out")
-    segmenter = factory.identity(job.model, **job.segmenter_options)
+    _check_prompted(job, factory)
     source = tools.open_source(job.source)
     try:
         info, digest = source.info, source.digest
         _check_image(info, job.source.path)
+        prompts = _prompts(job, tools, source)
+        segmenter = factory.identity(job.model, **job.segmenter_options)
         stretch = tools.rescaler(job.rescaler).fit(source, **job.rescaler_options)
     finally:
         source.close()
@@ -262,11 +298,59 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
         info.shape,
         window,
         tile_shape=(1, min(job.tile_size, height), min(job.tile_size, width)),
-        halo=(0, job.halo, job.halo),
+        halo=(0, job.halo, job.halo) if prompts is None else (0, 0, 0),
     )
     identity = _identity(job, digest, segmenter, stretch)
     part = info.part(window)
-    return Plan(job=job, info=part, window=window, grid=grid, stretch=stretch, identity=identity)
+    planned = Plan(job=job, info=part, window=window, grid=grid, stretch=stretch, identity=identity)
+    return planned if prompts is None else _with_prompts(planned, prompts, factory)
+
+
+def _check_prompted(job: SegmentJob, factory: SegmenterFactory) -> None:
+    takes = getattr(factory, "takes_prompts", False)
+    if job.prompts is not None and not takes:
+        raise InputError(
+            f"segmenter {job.segmenter} takes no prompts; leave them out, or choose `prompted`"
+        )
+    if job.prompts is None:
+        if takes:
+            raise InputError(f"segmenter {job.segmenter} needs prompts; none were given")
+        return
+    if job.prompts.window is not None and job.prompts.window < 1:
+        raise InputError(
+            f"the window of prompts must be at least 1 pixel, got {job.prompts.window}"
+        )
+    if job.window is not None:
+        raise InputError(
+            "prompts say themselves where to look: leave out the window, or the prompts beyond it"
+        )
+    if len(job.scales) > 1:
+        raise InputError(f"prompts are answered at one scale, got {job.scales}")
+
+
+def _prompts(job: SegmentJob, tools: Tools, source: ImageSource) -> ScenePrompts | None:
+    if job.prompts is None:
+        return None
+    prompter = tools.prompter(job.prompts.prompter)
+    found = prompter.prompts(source, job.prompts.path, **job.prompts.options)
+    if not len(found):
+        raise InputError(f"no prompt of {job.prompts.path} points into {job.source.path}")
+    return found
+
+
+def _with_prompts(planned: Plan, prompts: ScenePrompts, factory: SegmenterFactory) -> Plan:
+    job = planned.job
+    seen = getattr(factory, "sight", lambda model: UNKNOWN_SIGHT)(job.model) // job.scales[0]
+    window = job.prompts.window if job.prompts else None
+    sight = Sight(shape=planned.info.shape, side=window or max(1, seen))
+    asked = {"sha256": prompts.digest(), "window": sight.side}
+    return replace(
+        planned,
+        identity={**planned.identity, "prompts": asked},
+        prompts=prompts,
+        sight=sight,
+        units=plan_units(prompts, sight),
+    )
 
 
 def _identity(

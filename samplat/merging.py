@@ -9,7 +9,7 @@ memory, and neither masks nor boxes of all tiles are ever there together.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ OBJECT_COLUMNS = (
     "point_y",
     "truncated",  # bool, True: cut by a tile's edge, and no neighbour completed it
     "tiles",  # list of int32, the tiles that paint it
+    "prompt",  # int64, number of the prompt that asked for it; null without one
 )
 """Columns of the table of objects; coordinates are global pixels."""
 
@@ -60,6 +61,8 @@ class Parts:
     points: NDArray[np.float32]
     """(N, 2) as in `TileObjects`."""
     cut: NDArray[np.uint8]
+    """(N,) as in `TileObjects`."""
+    prompts: NDArray[np.int64]
     """(N,) as in `TileObjects`."""
 
 
@@ -115,6 +118,19 @@ def group_objects(counts: NDArray[np.int64], links: Iterable[NDArray[np.uint64]]
         if len(pairs):
             _unite()(group, places(pairs[:, 0], starts), places(pairs[:, 1], starts))
     return Groups(starts=starts, group=group, count=int(_number()(group)))
+
+
+def group_by_prompt(counts: NDArray[np.int64], prompts: Sequence[NDArray[np.int64]]) -> Groups:
+    """Put into a group what one prompt asked for; groups are in order of the prompts.
+
+    Args:
+        counts: (T,) objects of each tile.
+        prompts: numbers of the prompts of the objects of each tile that has some, in order.
+    """
+    numbers = np.concatenate([np.zeros(0, np.int64), *prompts])
+    names, group = np.unique(numbers, return_inverse=True)
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Groups(starts=starts, group=group.astype(np.int64), count=len(names))
 
 
 @functools.cache
@@ -177,6 +193,8 @@ class Tally:
     """(G, 2) prompt point of that tile."""
     truncated: NDArray[np.bool_]
     """(G,) True: cut by a tile's edge, and no neighbour completed it."""
+    prompts: NDArray[np.int64]
+    """(G,) number of the prompt that asked for it, -1 without one."""
     painted: list[tuple[int, NDArray[np.int64]]] = field(default_factory=list)
     """Tiles in order, and the groups that each paints, ascending."""
 
@@ -212,12 +230,14 @@ def tally(
         largest=np.zeros(count, np.int64),
         points=np.full((count, 2), np.nan, np.float32),
         truncated=np.zeros(count, bool),
+        prompts=np.full(count, -1, np.int64),
     )
     for parts, claims in tiles:
         mine, others = groups.of_tile(parts.index), groups.of(claims.ids)
         scores = np.stack([parts.predicted_iou, parts.stability], axis=1)
         own = (mine, parts.owned_areas, parts.owned_boxes, scores, parts.points)
         _add()(*own, found.owned, found.boxes, found.scores, found.largest, found.points)
+        found.prompts[mine] = parts.prompts
         np.add.at(found.claimed, others, claims.areas)
         np.add.at(found.sizes, mine, parts.owned_areas * pixel_areas[parts.index])
         np.add.at(found.sizes, others, claims.areas * pixel_areas[parts.index])
@@ -324,6 +344,8 @@ def object_batches(found: Tally, ids: NDArray[Any]) -> Iterator[pa.RecordBatch]:
         columns = _columns(found, rows)
         columns["id"] = ids[rows]
         columns["tiles"] = _lists(starts, painters, rows)
+        asked = found.prompts[rows]
+        columns["prompt"] = pa.array(asked, pa.int64(), mask=asked < 0)
         yield pa.record_batch({name: columns[name] for name in OBJECT_COLUMNS})
 
 

@@ -37,6 +37,8 @@ class TileObjects:
     cut: NDArray[np.uint8]
     """(N,) sides of the read window that the object touches and that are not the scene's edge:
     bit 2 * axis for the low side, bit 2 * axis + 1 for the high one."""
+    prompts: NDArray[np.int64]
+    """(N,) number of the prompt that asked for it; -1 where none did."""
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -74,6 +76,7 @@ def tile_objects(
     valid: NDArray[np.bool_],
     bounds: Window,
     overlaps: Overlaps,
+    prompts: NDArray[np.int64] | None = None,
 ) -> TileObjects:
     """The masks of a tile as disjoint objects in the frame of the image.
 
@@ -86,6 +89,7 @@ def tile_objects(
         valid: (z, y, x) of the read window. True: data; masks are cut to it.
         bounds: all that could be read, (z, y, x).
         overlaps: which mask gets a pixel that several claim.
+        prompts: number of the prompt that asked for each mask; None where none did.
     """
     claimed = masks.to_labels(overlaps)
     claimed[~valid[0]] = 0
@@ -110,6 +114,7 @@ def tile_objects(
         stability=masks.stability[kept],
         points=(masks.points[kept] + np.array([x0, y0], np.float32)).astype(np.float32),
         cut=_cut_sides(labels, len(kept), tile.read, bounds),
+        prompts=np.full(len(kept), -1, np.int64) if prompts is None else prompts[kept],
     )
 
 

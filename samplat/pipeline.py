@@ -16,11 +16,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.answers import (
+    Answers,
+    Desk,
+    PromptedSegmenter,
+    View,
+    answers_from,
+    answers_table,
+    join_answers,
+    look,
+    tile_of_answers,
+)
 from samplat.claims import NO_CLAIMS, Claims, Neighbour, find_claims
 from samplat.errors import JobError
 from samplat.executors import Executor, SerialExecutor
@@ -37,15 +48,30 @@ from samplat.job import (
     tile_pixel_areas,
     warnings_of,
 )
-from samplat.merging import final_ids, group_objects, object_batches, tally
+from samplat.merging import (
+    ROWS,
+    Groups,
+    Parts,
+    final_ids,
+    group_by_prompt,
+    group_objects,
+    object_batches,
+    tally,
+)
+from samplat.object_prompts import ScenePrompts
 from samplat.objects import TileObjects, tile_objects
-from samplat.pixels import ImageSource, to_rgb
+from samplat.pixels import ImageSource, read_valid, to_rgb
 from samplat.progress import Progress, Silent
+from samplat.prompt_report import AnswerIndex, prompt_report, prompt_warnings, with_prompts
+from samplat.prompt_units import PromptUnit
 from samplat.scale import masks_at_scales, views
 from samplat.seams import match_strip
 from samplat.shards import Labels
 from samplat.store import FinalNames, JobStore, TileRecord
-from samplat.tiles import Tile, Window
+from samplat.tiles import Tile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "JobResult",
@@ -60,6 +86,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+AnySegmenter = Segmenter | PromptedSegmenter
 
 SERIAL, SILENT = SerialExecutor(), Silent()
 
@@ -100,11 +127,16 @@ def run_job(
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
         if segmenter is not None:
             _shared_bench(planned, tools, segmenter)
-        records = _segment_tiles(planned, tools, executor, progress)
-        seams = _match_seams(planned, records, executor, progress)
-        final = _name_objects(planned, records, seams)
+        if planned.prompts is None:
+            answers, records = None, _segment_tiles(planned, tools, executor, progress)
+            seams = _match_seams(planned, records, executor, progress)
+        else:
+            answers = _answer_prompts(planned, planned.prompts, tools, executor, progress)
+            records, seams = _place_answers(planned, answers, executor, progress), []
+        final = _name_objects(planned, records, seams, answers)
         _paint_labels(planned, records, final, executor, progress)
         objects = store.read_table()
+        report = _report(planned, answers, objects)
     return JobResult(
         job=job,
         info=planned.info,
@@ -112,7 +144,8 @@ def run_job(
         tiles=records,
         objects=objects,
         store=store,
-        warnings=warnings_of(records),
+        warnings=(*warnings_of(records), *prompt_warnings(report)),
+        prompts=report,
     )
 
 
@@ -124,18 +157,40 @@ class Bench:
     """The job."""
     source: ImageSource
     """Its image, open."""
-    segmenter: Segmenter
-    """Its segmenter, loaded."""
+    segmenter: AnySegmenter
+    """Its segmenter, loaded: one that takes prompts where the job brings some."""
 
 
-def open_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = None) -> Bench:
+def see_unit(bench: Bench, unit: PromptUnit) -> View:
+    """What is seen through the window of a unit of prompts."""
+    return _desk(bench).look(unit.window, unit.factor)
+
+
+def answer_unit(bench: Bench, unit: PromptUnit, view: View) -> Answers:
+    """The masks of a unit's prompts, its window as it was seen."""
+    assert bench.plan.prompts is not None  # noqa: S101 there are units
+    return _desk(bench).answer(unit, bench.plan.prompts, view)
+
+
+def _desk(bench: Bench) -> Desk:
+    planned = bench.plan
+    assert planned.sight is not None  # noqa: S101 there are units
+    return Desk(
+        look=functools.partial(look, bench.source, planned.stretch),
+        segmenter=cast("PromptedSegmenter", bench.segmenter),
+        sight=planned.sight,
+        scale=planned.job.scales[0],
+    )
+
+
+def open_bench(planned: Plan, tools: Tools, segmenter: AnySegmenter | None = None) -> Bench:
     """Open the image of a job, and load its segmenter unless it is here already."""
     if segmenter is None:
         segmenter = load_segmenter(planned.job, tools)
     return Bench(plan=planned, source=tools.open_source(planned.job.source), segmenter=segmenter)
 
 
-def load_segmenter(job: SegmentJob, tools: Tools) -> Segmenter:
+def load_segmenter(job: SegmentJob, tools: Tools) -> AnySegmenter:
     """The segmenter that a job names, ready for tiles."""
     factory = tools.segmenter(job.segmenter)
     if job.embeddings is not None and hasattr(factory, "with_embeddings"):  # `plan` refuses others
@@ -161,7 +216,7 @@ def segment_tile(bench: Bench, tile: Tile) -> TileObjects | None:
 def read_tile(bench: Bench, tile: Tile) -> TilePixels | None:
     """A tile's pixels, stretched; None where none to write is valid."""
     planned = bench.plan
-    raw, valid = _read(bench.source, tile.read.shifted(planned.window.start))
+    raw, valid = read_valid(bench.source, tile.read.shifted(planned.window.start))
     cell = planned.grid.cell(tile.index).intersection(tile.read)
     if not valid[cell.relative_to(tile.read).slices].any():
         return None
@@ -173,24 +228,18 @@ def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjec
     if seen is None:
         return None
     job, grid, valid = bench.plan.job, bench.plan.grid, seen.valid
+    segmenter = cast("Segmenter", bench.segmenter)  # `plan` refuses another one
     looked_at = list(views(grid, tile, job.scales))
-    masks = masks_at_scales(bench.segmenter, seen.pixels, valid[0], looked_at)
+    masks = masks_at_scales(segmenter, seen.pixels, valid[0], looked_at)
     return tile_objects(masks, tile=tile, valid=valid, bounds=grid.bounds, overlaps=job.overlaps)
-
-
-def _read(source: ImageSource, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    raw, valid = source.read(window), source.valid(window)
-    if raw.dtype.kind == "f":
-        valid = valid & np.isfinite(raw).all(axis=-1)
-    return raw, valid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a run will take, by one tile of it that was worked on and thrown away."""
+    """What a run will take, by one tile of it, or one window of prompts, that was thrown away."""
 
     seconds: float
-    """For a tile."""
+    """For a tile, or for a window of prompts."""
     peak_bytes: int
     """Most memory of the process, with the tiles that wait to be worked on and to be written."""
     objects: int
@@ -212,6 +261,8 @@ def rehearse(planned: Plan, tools: Tools, *, ahead: int = 1) -> Rehearsal | None
     segmenter = load_segmenter(replace(planned.job, embeddings=None), tools)
     bench = open_bench(planned, tools, segmenter)
     try:
+        if planned.prompts is not None:
+            return _rehearse_unit(bench, ahead)
         for index in (len(planned.grid) // 2, *range(len(planned.grid))):
             tile, began = planned.grid[index], time.monotonic()
             if (seen := read_tile(bench, tile)) is not None:
@@ -223,6 +274,16 @@ def rehearse(planned: Plan, tools: Tools, *, ahead: int = 1) -> Rehearsal | None
     finally:
         bench.source.close()
     return None
+
+
+def _rehearse_unit(bench: Bench, ahead: int) -> Rehearsal:
+    unit, began = bench.plan.units[len(bench.plan.units) // 2], time.monotonic()
+    view = see_unit(bench, unit)
+    found = answer_unit(bench, unit, view)
+    seconds = time.monotonic() - began
+    peak = int(_peak_mb() * 2**20) + 2 * ahead * (view.pixels.nbytes + view.valid.nbytes)
+    count = len(np.unique(found.prompts))
+    return Rehearsal(seconds=seconds, peak_bytes=peak, objects=count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +382,7 @@ def _bench_key(planned: Plan) -> str:
     return sha256(canonical({"dir": planned.job.job_dir, "identity": planned.identity}))
 
 
-def _shared_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = None) -> Bench:
+def _shared_bench(planned: Plan, tools: Tools, segmenter: AnySegmenter | None = None) -> Bench:
     key = _bench_key(planned)
     with _benches_lock:
         if key not in _benches:
@@ -329,7 +390,7 @@ def _shared_bench(planned: Plan, tools: Tools, segmenter: Segmenter | None = Non
         return _benches[key]
 
 
-def _load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> Segmenter | None:
+def _load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> AnySegmenter | None:
     """The segmenter of a new job, while its directory is untouched: what fails must not claim it.
 
     None where the directory is claimed: by this job, with a segmenter that did load and that a
@@ -368,10 +429,13 @@ def _segment_tiles(
 
 
 def _known(store: JobStore, index: int) -> TileRecord:
-    record = store.read_record(index)
+    return _entered(store, f"tile {index}", store.read_record(index))
+
+
+def _entered(store: JobStore, what: str, record: TileRecord | None) -> TileRecord:
     if record is None:
         raise JobError(
-            f"tile {index} is not in the ledger of {store.path}, although it was computed; "
+            f"{what} is not in the ledger of {store.path}, although it was computed; "
             "is the directory shared with the workers?"
         )
     return record
@@ -478,26 +542,67 @@ def _in_stripes(planned: Plan, indices: Sequence[int]) -> list[int]:
     return sorted(indices, key=place)
 
 
-def _name_objects(planned: Plan, records: Sequence[TileRecord], seams: Sequence[str]) -> str:
+def _name_objects(
+    planned: Plan,
+    records: Sequence[TileRecord],
+    seams: Sequence[str],
+    answers: AnswerLedger | None,
+) -> str:
     """Decide the final ids of all objects, once; returns the digest of that decision."""
     store = JobStore(path=Path(planned.job.job_dir))
     tiles = [[r.outcome, r.objects_sha256] for r in records]
-    inputs = sha256(canonical({"tiles": tiles, "seams": list(seams)}))
+    asked = answers.digest if answers else None
+    inputs = sha256(canonical({"tiles": tiles, "seams": list(seams), "answers": asked}))
     if (known := store.final_digest(inputs)) is not None:
         return known
-    counts = np.array([r.objects if r.outcome == "done" else 0 for r in records], np.int64)
     claims: dict[int, Claims] = {}
-    groups = group_objects(counts, _links(store, seams, claims))
-    parts = (
-        (store.read_parts(planned.grid[r.index], r), claims.get(r.index, NO_CLAIMS))
-        for r in records
-        if r.outcome == "done"
-    )
+    groups = _groups(planned, store, records, seams, answers, claims)
+    parts = ((each, claims.get(each.index, NO_CLAIMS)) for each in _parts(planned, store, records))
     interrupted = _interrupted(planned, store, records)
     found = tally(groups, parts, planned.grid, interrupted, tile_pixel_areas(planned))
     final = final_ids(found.areas, found.sizes, planned.job.min_area, planned.job.max_area)
     names = (final[groups.of_tile(index)] for index in range(len(records)))
-    return store.write_final(names, object_batches(found, final), inputs)
+    rows = object_batches(found, final)
+    if answers is not None:
+        rows = _with_prompts(planned, records, store, answers, rows)
+    return store.write_final(names, rows, inputs)
+
+
+def _parts(planned: Plan, store: JobStore, records: Sequence[TileRecord]) -> Iterator[Parts]:
+    done = (r for r in records if r.outcome == "done")
+    return (store.read_parts(planned.grid[r.index], r) for r in done)
+
+
+def _groups(
+    planned: Plan,
+    store: JobStore,
+    records: Sequence[TileRecord],
+    seams: Sequence[str],
+    answers: AnswerLedger | None,
+    claims: dict[int, Claims],
+) -> Groups:
+    """Which objects of the tiles are one; claims are left in `claims`, without their masks."""
+    counts = np.array([r.objects if r.outcome == "done" else 0 for r in records], np.int64)
+    if answers is None:
+        return group_objects(counts, _links(store, seams, claims))
+    # what one prompt asked for is one object, in the order of the prompts
+    return group_by_prompt(counts, [each.prompts for each in _parts(planned, store, records)])
+
+
+def _with_prompts(
+    planned: Plan,
+    records: Sequence[TileRecord],
+    store: JobStore,
+    answers: AnswerLedger,
+    rows: Iterator[pa.RecordBatch],
+) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    assert planned.prompts is not None  # noqa: S101 there are answers
+    lost = [planned.grid[r.index].write for r in records if r.outcome == "quarantined"]
+    index = answer_index(store, answers)
+    table = with_prompts(pa.Table.from_batches(list(rows)), planned.prompts, index, lost)
+    return iter(table.combine_chunks().to_batches(ROWS))
 
 
 def _links(
@@ -552,7 +657,7 @@ class PaintTask:
         if record.outcome == "done":
             objects = store.read_objects(tile, record)
             labels = _renamed(final.of_tile(index), objects.labels(tile.write))
-            claims = self._claims(store, index)
+            claims = NO_CLAIMS if self.plan.prompts else self._claims(store, index)
             if claims.rles:
                 claimed = claims.labels(tile.write)
                 np.copyto(labels, _renamed(final.of(claims.ids), claimed), where=claimed > 0)
@@ -589,3 +694,173 @@ def _paint_labels(
     task = PaintTask(plan=planned, final=final)
     for _ in _stage("labels", task, missing, len(painted), executor, progress):
         pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerTask:
+    """Answers the prompts of one window and enters them in the ledger."""
+
+    plan: Plan
+    tools: Tools
+
+    def __call__(self, index: int) -> TileRecord:
+        """The unit's new record. Raises only what concerns the whole job."""
+        return self.write(index, self.find(index, self.read(index)))
+
+    @property
+    def stages(self) -> tuple[Callable[..., Any], ...]:
+        """The same in three steps, for executors that let them overlap from unit to unit."""
+        return self.read, self.find, self.write
+
+    def read(self, index: int) -> Attempt[View]:
+        """What is seen through the window, at the first try."""
+        bench = _shared_bench(self.plan, self.tools)
+        return _attempt(functools.partial(see_unit, bench, self.plan.units[index]), 1)
+
+    def find(self, index: int, seen: Attempt[View]) -> Attempt[Answers]:
+        """The masks; after a failure, of reading too, it is tried again from the start."""
+        bench, unit = _shared_bench(self.plan, self.tools), self.plan.units[index]
+        found = Attempt[Answers](error=seen.error, seconds=seen.seconds)
+        if (view := seen.result) is not None:
+            found = _attempt(lambda: answer_unit(bench, unit, view), 1, seen.seconds)
+        while found.error and found.number < ATTEMPTS:
+            number = found.number + 1
+            found = _attempt(lambda: answer_unit(bench, unit, see_unit(bench, unit)), number)
+        return found
+
+    def write(self, index: int, found: Attempt[Answers]) -> TileRecord:
+        """Its record, after its answers."""
+        store, answers = JobStore(path=Path(self.plan.job.job_dir)), found.result
+        record = TileRecord(
+            index=index,
+            outcome="quarantined" if answers is None else "done",
+            objects=0 if answers is None else len(np.unique(answers.prompts)),
+            objects_sha256=None
+            if answers is None
+            else store.write_answers(index, answers_table(answers)),
+            attempts=found.number,
+            seconds=round(found.seconds, 3),
+            peak_mb=_peak_mb(),
+            error=found.error or None,
+        )
+        store.write_answer_record(record)
+        return record
+
+
+def _answer_prompts(
+    planned: Plan, prompts: ScenePrompts, tools: Tools, executor: Executor, progress: Progress
+) -> AnswerLedger:
+    store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.units)
+    missing = [index for index in range(count) if not store.is_answered(index)]
+    task = AnswerTask(plan=planned, tools=tools)
+    for record in _stage("prompts", task, missing, count, executor, progress):
+        if record.outcome == "quarantined":
+            names = prompts.names(planned.units[record.index].prompts)
+            progress.message(f"prompt {names} failed {ATTEMPTS} times: {record.error}")
+    known = (store.read_answer_record(index) for index in range(count))
+    records = tuple(_entered(store, f"window {i}", record) for i, record in enumerate(known))
+    if all(r.outcome == "quarantined" for r in records):
+        raise JobError(f"every prompt failed, the first with: {records[0].error}")
+    return AnswerLedger(records=records)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AnswerLedger:
+    """The records of all units; equal, and quickly told to be, when their answers are."""
+
+    records: tuple[TileRecord, ...]
+    """By index of the unit."""
+    digest: str = ""
+    """Of all answers; made of the records."""
+
+    def __post_init__(self) -> None:
+        told = {str(r.index): r.objects_sha256 for r in self.records}
+        object.__setattr__(self, "digest", sha256(canonical(told)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AnswerLedger) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@functools.lru_cache(maxsize=2)
+def answer_index(store: JobStore, answers: AnswerLedger) -> AnswerIndex:
+    """Where all answers are, without their masks."""
+    done = [r for r in answers.records if r.outcome == "done"]
+    parts = [_unit_answers(store, record) for record in done]
+    units = np.repeat([r.index for r in done], [len(part) for part in parts]).astype(np.int64)
+    return AnswerIndex.of(join_answers(parts), units)
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_answers(store: JobStore, record: TileRecord) -> Answers:
+    return answers_from(store.read_answers(record))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaceTask:
+    """Cuts the answers to one tile, and enters them in the ledger as its objects."""
+
+    plan: Plan
+    answers: AnswerLedger
+
+    def __call__(self, index: int) -> TileRecord:
+        """The tile's new record."""
+        store, tile = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid[index]
+        found = _attempt(functools.partial(self._objects, store, tile), 1)
+        while found.error and found.number < ATTEMPTS:
+            found = _attempt(functools.partial(self._objects, store, tile), found.number + 1)
+        record = replace(_record(store, tile, found), inputs=self.inputs(store, tile))
+        store.write_record(record)
+        return record
+
+    def inputs(self, store: JobStore, tile: Tile) -> str:
+        """Digest of the answers that meet a tile."""
+        units = answer_index(store, self.answers).units_meeting(tile.read)
+        return sha256(
+            canonical({str(u): self.answers.records[u].objects_sha256 for u in units.tolist()})
+        )
+
+    def _objects(self, store: JobStore, tile: Tile) -> TileObjects | None:
+        index = answer_index(store, self.answers)
+        units = index.units_meeting(tile.read).tolist()
+        found = [_unit_answers(store, self.answers.records[unit]) for unit in units]
+        answers = join_answers([f.select(np.flatnonzero(f.meeting(tile.read))) for f in found])
+        return tile_of_answers(
+            answers,
+            index.areas[answers.prompts],
+            tile,
+            self.plan.grid.bounds,
+            self.plan.job.overlaps,
+        )
+
+
+def _place_answers(
+    planned: Plan, answers: AnswerLedger, executor: Executor, progress: Progress
+) -> tuple[TileRecord, ...]:
+    store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
+    task = PlaceTask(plan=planned, answers=answers)
+    missing = [
+        index
+        for index in range(count)
+        if not store.is_finished(index, task.inputs(store, planned.grid[index]))
+    ]
+    for record in _stage("tiles", task, missing, count, executor, progress):
+        if record.outcome == "quarantined":
+            progress.message(f"tile {record.index} failed {ATTEMPTS} times: {record.error}")
+    return tuple(_known(store, index) for index in range(count))
+
+
+def _report(planned: Plan, answers: AnswerLedger | None, objects: Any) -> Any:
+    """What became of each feature, written for people too."""
+    if planned.prompts is None or answers is None:
+        return None
+    store = JobStore(path=Path(planned.job.job_dir))
+    failed = [
+        n for r in answers.records if r.outcome != "done" for n in planned.units[r.index].prompts
+    ]
+    index = answer_index(store, answers)
+    report = prompt_report(planned.prompts, index, np.array(failed, np.int64), objects)
+    store.write_report(report)
+    return report

@@ -119,6 +119,14 @@ class SourceFactory(Protocol):
         ...
 
 
+def read_valid(source: ImageSource, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Pixels (z, y, x, band) of a window, and which of them (z, y, x) are valid and finite."""
+    raw, valid = source.read(window), source.valid(window)
+    if raw.dtype.kind == "f":
+        valid = valid & np.isfinite(raw).all(axis=-1)
+    return raw, valid
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stretch:
     """A linear map of stored values to 0..255, band by band; its values are recorded in the job."""

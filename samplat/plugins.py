@@ -19,8 +19,9 @@ from samplat.errors import InputError, PluginError
 if TYPE_CHECKING:
     from samplat.checkpoints import ModelSpec
     from samplat.executors import Executor, ExecutorFactory
-    from samplat.hookspecs import Exporter, Prompter
+    from samplat.hookspecs import Exporter
     from samplat.job import JobResult, SegmenterFactory, SegmentJob
+    from samplat.object_prompts import Prompter
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
     from samplat.progress import Progress
 

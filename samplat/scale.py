@@ -143,10 +143,10 @@ def enlarge(image: NDArray[Scalar], scale: int) -> NDArray[Scalar]:
     return np.asarray(resized, dtype=image.dtype)
 
 
-def shrink(masks: MaskSet, scale: int) -> MaskSet:
+def shrink(masks: MaskSet, scale: int, *, keep_empty: bool = False) -> MaskSet:
     """Masks of an enlarged image in the frame of the image: a pixel needs half of its own.
 
-    Masks that lose all of their pixels vanish.
+    Masks that lose all of their pixels vanish, unless `keep_empty`.
 
     Raises:
         InputError: the masks' size is not a multiple of `scale`.
@@ -166,7 +166,7 @@ def shrink(masks: MaskSet, scale: int) -> MaskSet:
         points=(masks.points / scale).astype(np.float32),
         crop_boxes=masks.crop_boxes // scale,
     )
-    return shrunk.select(shrunk.areas > 0)
+    return shrunk if keep_empty else shrunk.select(shrunk.areas > 0)
 
 
 def _shrink_mask(mask: NDArray[np.bool_], scale: int) -> NDArray[np.bool_]:

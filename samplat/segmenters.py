@@ -1,20 +1,31 @@
-"""The built-in segmenter: a model prompted with a grid of points."""
+"""The built-in segmenters: a model prompted with a grid of points, or with what a job asks for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
-from samplat.masks import MaskSet
+from samplat.masks import MaskSet, concatenate, mask_set
+from samplat.object_prompts import ObjectPrompt
 
 if TYPE_CHECKING:
     from samplat.cache import EmbeddingCache
     from samplat.checkpoints import Model, ModelSpec
+    from samplat.embedding import Embedding
+
+Factory = TypeVar("Factory", bound="_ModelFactory")
+
+AT_ONCE = 16
+"""Prompts whose masks are held at the image's resolution at a time."""
+STABILITY_OFFSET = 1.0
+"""Shift of the logits' threshold for the stability score."""
+CERTAIN = 10.0
+"""Logit of a pixel that a draft says is, or is not, the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,42 +42,107 @@ class AutomaticSegmenter:
     def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
         """Embed the tile, then ask for a mask at every point of the grid."""
         from samplat.automatic import generate_masks
-        from samplat.prediction import embed
 
-        if self.cache is not None:
-            embedding = self.cache.embed(self.model, pixels)
-        else:
-            embedding = embed(self.model, pixels)
-        return generate_masks(self.model, embedding, **self.options)
+        return generate_masks(self.model, _embedded(self, pixels), **self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutomaticFactory:
-    """Makes the automatic segmenter."""
+class ModelSegmenter:
+    """Masks of what prompts point at, by a model."""
 
-    name: str = "automatic"
+    model: Model
+    """A loaded model."""
+    cache: EmbeddingCache | None = None
+    """Where embeddings of windows are kept, if they are."""
+
+    def __call__(
+        self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_], asked: Sequence[ObjectPrompt]
+    ) -> MaskSet:
+        """Embed the window once, then ask; a lone point may mean three things, and the best counts.
+
+        Prompts of one kind are answered together. Nothing is filled up: a padded prompt would be
+        another one.
+        """
+        embedding = _embedded(self, pixels)
+        kinds: dict[Any, list[int]] = {}
+        for number, each in enumerate(asked):
+            kind = (len(each.points), each.box is not None, each.draft is not None)
+            kinds.setdefault(kind, []).append(number)
+        parts, order = [], []
+        for numbers in kinds.values():
+            for first in range(0, len(numbers), AT_ONCE):
+                some = numbers[first : first + AT_ONCE]
+                parts.append(self._answer(embedding, [asked[number] for number in some]))
+                order += some
+        return concatenate(parts).select(np.argsort(order))
+
+    def _answer(self, embedding: Embedding, asked: Sequence[ObjectPrompt]) -> MaskSet:
+        from samplat.prediction import MULTIMASK, SINGLE, check_prompts, decode, upscale_logits
+
+        alone = len(asked[0].points) == 1 and asked[0].box is None and asked[0].draft is None
+        prompts = ObjectPrompt.as_prompts(asked, self._logits(embedding, asked))
+        check_prompts(self.model, embedding, prompts)
+        small, iou = decode(self.model, embedding, prompts, MULTIMASK if alone else SINGLE)
+        best = iou.argmax(dim=1, keepdim=True)
+        chosen = small.gather(1, best[..., None, None].expand(-1, -1, *small.shape[-2:]))
+        logits = upscale_logits(self.model, embedding, chosen)[:, 0].cpu().numpy()
+        inner, outer = (
+            (logits > shift).sum(axis=(1, 2)) for shift in (STABILITY_OFFSET, -STABILITY_OFFSET)
+        )
+        return mask_set(
+            logits > 0,
+            predicted_iou=iou.gather(1, best)[:, 0].cpu().numpy(),
+            stability=inner / np.maximum(outer, 1),
+            points=np.stack([each.first_point for each in asked]),
+        )
+
+    def _logits(
+        self, embedding: Embedding, asked: Sequence[ObjectPrompt]
+    ) -> NDArray[np.float32] | None:
+        """Drafts as mask prompts: at the model's low resolution, in its square frame."""
+        from PIL import Image
+
+        drafts = [each.draft for each in asked if each.draft is not None]
+        if not drafts:
+            return None
+        rows, columns = embedding.input_size
+        stride, frame = self.model.sam.mask_stride, self.model.sam.mask_input_size
+        height, width = max(1, -(-rows // stride)), max(1, -(-columns // stride))
+        logits = np.full((len(drafts), *frame), -CERTAIN, np.float32)
+        for place, draft in zip(logits, drafts, strict=True):
+            soft = Image.fromarray(draft.astype(np.float32)).resize(
+                (min(width, frame[1]), min(height, frame[0])), Image.Resampling.BILINEAR
+            )
+            place[:height, :width] = CERTAIN * (2 * np.asarray(soft) - 1)
+        return logits
+
+
+def _embedded(
+    segmenter: AutomaticSegmenter | ModelSegmenter, pixels: NDArray[np.uint8]
+) -> Embedding:
+    from samplat.prediction import embed
+
+    if segmenter.cache is not None:
+        return segmenter.cache.embed(segmenter.model, pixels)
+    return embed(segmenter.model, pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelFactory:
+    """What factories of segmenters with a model share."""
+
     models: Mapping[str, ModelSpec] | None = None
     """Models by name; None for the core's own."""
     embeddings: str | None = None
     """Folder of an `EmbeddingCache`; None: nothing is kept."""
 
-    def with_models(self, models: Mapping[str, ModelSpec]) -> AutomaticFactory:
+    def with_models(self, models: Mapping[str, ModelSpec]) -> Self:
         """The same factory, knowing the models of plugins too."""
         return replace(self, models=models)
 
-    def with_embeddings(self, folder: str) -> AutomaticFactory:
+    def with_embeddings(self, folder: str) -> Self:
         """The same factory, whose segmenters keep embeddings in a folder."""
         return replace(self, embeddings=folder)
-
-    def create(self, model: str | None, **options: Any) -> AutomaticSegmenter:
-        """Load the model; options are those of `generate_masks`."""
-        from samplat.checkpoints import load_model
-
-        _check_parameters(options)
-        loaded = load_model(_needed(model), models=self.models)
-        # a file states defaults of its own, which no tile should be the first to try
-        _check_parameters({**loaded.grid_defaults, **options})
-        return AutomaticSegmenter(model=loaded, options=options, cache=self._cache())
 
     def _cache(self) -> EmbeddingCache | None:
         from samplat.cache import EmbeddingCache
@@ -83,6 +159,58 @@ class AutomaticFactory:
         return {"weights": weights_digest(_needed(model), models=self.models), **options}
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutomaticFactory(_ModelFactory):
+    """Makes the automatic segmenter."""
+
+    name: str = "automatic"
+
+    def create(self, model: str | None, **options: Any) -> AutomaticSegmenter:
+        """Load the model; options are those of `generate_masks`."""
+        from samplat.checkpoints import load_model
+
+        _check_parameters(options)
+        loaded = load_model(_needed(model), models=self.models)
+        # a file states defaults of its own, which no tile should be the first to try
+        _check_parameters({**loaded.grid_defaults, **options})
+        return AutomaticSegmenter(model=loaded, options=options, cache=self._cache())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptedFactory(_ModelFactory):
+    """Makes the segmenter that answers prompts; it has no options."""
+
+    name: str = "prompted"
+    takes_prompts: ClassVar[bool] = True
+
+    def create(self, model: str | None, **options: Any) -> ModelSegmenter:
+        """Load the model."""
+        from samplat.checkpoints import load_model
+
+        _check_none(options)
+        return ModelSegmenter(
+            model=load_model(_needed(model), models=self.models), cache=self._cache()
+        )
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        """The weights' digest."""
+        _check_none(options)
+        return super().identity(model)
+
+    def sight(self, model: str | None) -> int:
+        """Side of the model's input, in pixels; of a checkpoint that of the paper's models."""
+        from samplat.checkpoints import shipped_models
+
+        known = shipped_models() if self.models is None else self.models
+        spec = known.get(_needed(model))
+        return spec.image_size if spec else 1024
+
+
+def _check_none(options: Mapping[str, Any]) -> None:
+    if options:
+        raise InputError(f"the prompted segmenter does not take this option: {next(iter(options))}")
+
+
 def _check_parameters(options: Mapping[str, Any]) -> None:
     from samplat.grid import GridParameters
 
@@ -94,5 +222,5 @@ def _check_parameters(options: Mapping[str, Any]) -> None:
 
 def _needed(model: str | None) -> str:
     if model is None:
-        raise InputError("the automatic segmenter needs a model; name one with --model")
+        raise InputError("the segmenter needs a model; name one with --model")
     return model

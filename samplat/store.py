@@ -10,6 +10,7 @@
     JOB/seams/table.arrow      the table of objects, and final.json, the marker of both
     JOB/labels/                zarr v3, one shard per write window, zstd + crc32c
     JOB/painted/000123.json    one marker per finished shard
+    JOB/answers/000123.parquet masks of the prompts of one window, and its marker; only with prompts
 
 Every file appears under its final name whole, and its marker after it. What has no marker, or does
 not match it, was never done. A marker also names the digest of what it was computed from, so that
@@ -48,10 +49,10 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "skipped", "quarantined"]
 __all__ = ["HOLE", "JobStore", "RunRecord", "TileRecord"]
 
-FOLDERS = ("tiles", "objects", "seams", "labels", "painted")
+FOLDERS = ("tiles", "objects", "seams", "labels", "painted", "answers")
 PART_COLUMNS = [
     *(f"owned_{name}" for name in BOX_COLUMNS),
-    *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut"),
+    *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut", "prompt"),
 ]
 SHORT_DIGEST = 12
 """Digits of a SHA-256 that people are shown."""
@@ -78,6 +79,8 @@ class TileRecord:
     """Peak resident memory of the process so far, in MiB."""
     error: str | None = None
     """Last error of a quarantined tile."""
+    inputs: str | None = None
+    """Digest of what it was made from, if that is not the image itself but answers to prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,10 +254,15 @@ class JobStore:
         entry = files.read_sealed(self._file("tiles", index, ".json"))
         return None if entry is None else TileRecord(**entry)
 
-    def is_finished(self, index: int) -> bool:
-        """Whether a tile need not be computed again: it is in the ledger, and its objects match."""
+    def is_finished(self, index: int, inputs: str | None = None) -> bool:
+        """Whether a tile need not be computed again: it is in the ledger, and its objects match.
+
+        Args:
+            index: ordinal of the tile.
+            inputs: digest of what it is to be made from.
+        """
         record = self.read_record(index)
-        if record is None or record.outcome == "quarantined":
+        if record is None or record.outcome == "quarantined" or record.inputs != inputs:
             return False
         path = self._file("objects", index, ".parquet")
         return record.outcome == "skipped" or files.digest(path) == record.objects_sha256
@@ -274,6 +282,52 @@ class JobStore:
         path = self._file("objects", tile.index, ".parquet")
         data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
         return _parts_from(_table_from(data, columns=PART_COLUMNS), tile)
+
+    def write_answers(self, index: int, answers: pa.Table) -> str:
+        """Write the answers of a unit; it is not finished until its record is. Returns SHA-256."""
+        data = _table_bytes(answers)
+        files.write_atomic(self._file("answers", index, ".parquet"), data)
+        return files.sha256(data)
+
+    def write_answer_record(self, record: TileRecord) -> None:
+        """Enter a unit of prompts in the ledger; its index is the unit's."""
+        files.write_sealed(self._file("answers", record.index, ".json"), asdict(record))
+
+    def read_answer_record(self, index: int) -> TileRecord | None:
+        """The ledger's entry for a unit; None where there is none, or it is damaged."""
+        entry = files.read_sealed(self._file("answers", index, ".json"))
+        return None if entry is None else TileRecord(**entry)
+
+    def is_answered(self, index: int) -> bool:
+        """Whether a unit need not be computed again."""
+        record = self.read_answer_record(index)
+        if record is None or record.outcome != "done":
+            return False
+        return files.digest(self._file("answers", index, ".parquet")) == record.objects_sha256
+
+    def read_answers(self, record: TileRecord) -> pa.Table:
+        """The answers of a finished unit.
+
+        Raises:
+            JobError: the file is missing or does not match the ledger.
+        """
+        path = self._file("answers", record.index, ".parquet")
+        what = f"the answers of window {record.index}"
+        return _table_from(_checked(path, record.objects_sha256, what))
+
+    def write_report(self, report: pa.Table) -> None:
+        """Write what became of each prompt, as CSV for people."""
+        import pyarrow as pa
+        import pyarrow.csv
+
+        sink = pa.BufferOutputStream()
+        pyarrow.csv.write_csv(report, sink)
+        files.write_atomic(self.report_path, sink.getvalue().to_pybytes())
+
+    @property
+    def report_path(self) -> Path:
+        """What became of each prompt."""
+        return self.path / "answers" / "report.csv"
 
     def write_seams(
         self, index: int, links: NDArray[np.uint64], claims: Claims, inputs: str
@@ -542,6 +596,7 @@ def _objects_table(objects: TileObjects) -> pa.Table:
             "point_x": objects.points[:, 0],
             "point_y": objects.points[:, 1],
             "cut": objects.cut,
+            "prompt": objects.prompts,
             "truncated": objects.truncated,
             "rle": pa.array(objects.rles, pa.binary()),
         }
@@ -561,6 +616,7 @@ def _objects_from(table: pa.Table, tile: Tile) -> TileObjects:
         stability=column["stability"],
         points=np.stack([column["point_x"], column["point_y"]], axis=1),
         cut=column["cut"],
+        prompts=column["prompt"],
     )
 
 
@@ -574,4 +630,5 @@ def _parts_from(table: pa.Table, tile: Tile) -> Parts:
         stability=column["stability"],
         points=np.stack([column["point_x"], column["point_y"]], axis=1),
         cut=column["cut"],
+        prompts=column["prompt"],
     )

@@ -13,7 +13,7 @@ from samplat import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from samplat import Exporter, SourceFactory
+    from samplat import Exporter, Prompter, SourceFactory
 
 REQUIRES = ("geopandas", "pyogrio", "pyproj", "rasterio", "shapely")
 """Libraries of the extra `samplat[raster]`."""
@@ -25,6 +25,14 @@ def register_sources(register: Callable[[SourceFactory], None]) -> None:
     from samplat_raster.source import RasterFactory
 
     register(RasterFactory())
+
+
+@hookimpl
+def register_prompters(register: Callable[[Prompter], None]) -> None:
+    """Files of points, boxes and polygons."""
+    from samplat_raster.vector_prompts import VectorPrompter
+
+    register(VectorPrompter())
 
 
 @hookimpl

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         JobResult,
         Plan,
         Progress,
+        PromptSpec,
         Registry,
         Rehearsal,
         SegmentJob,
@@ -119,8 +121,11 @@ def tile_segment(
         typer.Option(min=0, help="Drop objects of more square metres; pixels without a CRS."),
     ] = None,
     overlaps: Annotated[
-        str, typer.Option(help="Which mask wins a shared pixel: best, small or large.")
-    ] = "best",
+        str | None,
+        typer.Option(
+            help="Which mask wins a shared pixel: best, small or large; small with prompts."
+        ),
+    ] = None,
     pred_iou_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower predicted IoU.")
     ] = None,
@@ -131,8 +136,35 @@ def tile_segment(
     right_angles: RightAngles = False,
     stac: Stac = False,
     segmenter: Annotated[
-        str, typer.Option(help="What finds the masks of a tile; plugins may add some.")
-    ] = "automatic",
+        str | None,
+        typer.Option(help="What finds the masks; plugins may add some. automatic, or prompted."),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Points, boxes or polygons to segment, instead of everything: "
+            "GeoJSON, GPKG, FlatGeobuf, GeoParquet, CSV."
+        ),
+    ] = None,
+    prompts_crs: Annotated[
+        str | None,
+        typer.Option(help="CRS of the prompts instead of their file's; pixel, image, EPSG:4326."),
+    ] = None,
+    prompts_object: Annotated[
+        str | None,
+        typer.Option(help="Column whose equal values make one object; `object` if it is there."),
+    ] = None,
+    prompts_label: Annotated[
+        str | None,
+        typer.Option(help="Column of 1 or 0: on the object, or not; `label` if it is there."),
+    ] = None,
+    prompts_layer: Annotated[
+        str | None, typer.Option(help="Layer of a GeoPackage of prompts with several.")
+    ] = None,
+    prompts_window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels seen around a prompt; what the model sees at full size."),
+    ] = None,
     executor: Annotated[
         str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
     ] = "overlapping",
@@ -175,6 +207,17 @@ def tile_segment(
     drawing = Drawing(simplify=simplify, right_angles=right_angles)
     wanted = with_item(outputs) if stac else outputs
     exporters = exporters_for(tools, wanted, image=image, drawing=drawing)
+    asked = _prompt_spec(
+        prompts,
+        prompts_window,
+        crs=prompts_crs,
+        object=prompts_object,
+        label=prompts_label,
+        layer=prompts_layer,
+    )
+    segmenter = segmenter or ("automatic" if asked is None else "prompted")
+    # what was asked for shall show, inside of something larger too
+    overlaps = overlaps or ("best" if asked is None else "small")
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
     rescaler, rescaler_options = _parse_stretch(stretch)
     factors = _parse_scales(scales)
@@ -185,7 +228,7 @@ def tile_segment(
         source=source,
         window=_part(tools, source, window=window, bbox=bbox, bbox_crs=bbox_crs),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
-        model=model if segmenter == "automatic" else None,
+        model=model if segmenter in ("automatic", "prompted") else None,
         segmenter=segmenter,
         segmenter_options=_given(
             points_per_side=points_per_side,
@@ -201,6 +244,7 @@ def tile_segment(
         min_area=min_area or 1,
         max_area=max_area,
         embeddings=str(cache) if cache else None,
+        prompts=asked,
     )
     if min_area or max_area is not None:
         job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job))
@@ -262,7 +306,7 @@ class _Run:
 
         rehearsed = rehearse(planned, self.tools)
         typer.echo(_described(planned, self.exporters))
-        typer.echo(_projected(rehearsed, len(planned.grid)))
+        typer.echo(_projected(rehearsed, planned))
 
     def carry_out(self, executor: str, *, overwrite: bool) -> None:
         """Run the job, write the outputs, say what was done."""
@@ -279,7 +323,7 @@ class _Run:
         for warning in result.warnings:
             self.progress.message(f"warning: {warning}")
         self._summarise(result)
-        if result.quarantined:
+        if not result.complete:
             raise typer.Exit(3)
 
     def _summarise(self, result: JobResult) -> None:
@@ -288,6 +332,7 @@ class _Run:
             "tiles": len(result.tiles),
             "skipped": len(result.skipped),
             "quarantined": [tile.index for tile in result.quarantined],
+            **_fates(result),
             "seconds": round(time.monotonic() - self.began, 2),
             "files": [str(output) for output in self.exporters],
             "job_dir": self.job.job_dir,
@@ -410,6 +455,25 @@ def _parse_stretch(text: str) -> tuple[str, dict[str, Any]]:
     return "percentile", {"low": low, "high": high}
 
 
+def _prompt_spec(prompts: Path | None, window: int | None, **options: Any) -> PromptSpec | None:
+    from samplat import PromptSpec
+
+    given = _given(**options)
+    if prompts is None:
+        if given or window is not None:
+            usage_error(f"--prompts-{next(iter(given), 'window')} needs --prompts")
+        return None
+    return PromptSpec(path=str(prompts), options=given, window=window)
+
+
+def _fates(result: JobResult) -> dict[str, Any]:
+    """What became of the prompts, if there were any: how many of each fate."""
+    if result.prompts is None:
+        return {}
+    counts = Counter(result.prompts["fate"].to_pylist())
+    return {"prompts": dict(sorted(counts.items())), "report": str(result.store.report_path)}
+
+
 def _source(tools: Registry, image: str, options: Mapping[str, Any]) -> SourceSpec:
     from samplat import InputError, SourceSpec
 
@@ -436,19 +500,33 @@ def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
         f"image: {width} x {height} pixels, {planned.info.bands} bands of {planned.info.dtype}",
         f"CRS: {_crs_name(planned.info.crs)}",
         f"stretch: {', '.join(f'{low:g} to {high:g}' for low, high in stretched)}",
-        f"tiles: {len(planned.grid)} of {planned.job.tile_size} + {planned.job.halo} pixels",
+        f"tiles: {len(planned.grid)} of {planned.job.tile_size} + {planned.grid.halo[2]} pixels",
+        *_asked(planned),
         f"job directory: {planned.job.job_dir}",
         *(f"would write {output} ({exporter.name})" for output, exporter in exporters.items()),
     )
     return "\n".join(lines)
 
 
-def _projected(one: Rehearsal | None, tiles: int) -> str:
+def _asked(planned: Plan) -> list[str]:
+    if planned.prompts is None or planned.sight is None:
+        return []
+    wide = sum(unit.factor > 1 for unit in planned.units)
+    told = Counter(planned.prompts.features["fate"].to_pylist())
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(told.items()))
+    return [
+        f"prompts: {planned.prompts.features.num_rows} ({fates}) of {len(planned.prompts)} objects",
+        f"windows: {len(planned.units)} of {planned.sight.side} pixels, {wide} seen smaller",
+    ]
+
+
+def _projected(one: Rehearsal | None, planned: Plan) -> str:
     if one is None:
         return "no tile has data"
-    minutes, gib = one.seconds * tiles / 60, one.peak_bytes / 2**30
+    what, count = ("window", len(planned.units)) if planned.units else ("tile", len(planned.grid))
+    minutes, gib = one.seconds * count / 60, one.peak_bytes / 2**30
     return (
-        f"one tile: {one.seconds:.1f} s, {one.objects} objects\n"
+        f"one {what}: {one.seconds:.1f} s, {one.objects} objects\n"
         f"all of them: about {minutes:.1f} min, {gib:.2f} GiB of memory at most"
     )
 
@@ -464,4 +542,8 @@ def _summary(facts: Mapping[str, Any]) -> str:
     left += [f"{len(facts['quarantined'])} failed"] if facts["quarantined"] else []
     tiles = f"{facts['tiles']} tiles" + (f" ({', '.join(left)})" if left else "")
     head = f"{facts['objects']} objects, {tiles}, {facts['seconds']:.1f} s"
-    return "\n".join([head, *(f"wrote {name}" for name in facts["files"])])
+    lines = [head, *(f"wrote {name}" for name in facts["files"])]
+    if "prompts" in facts:
+        fates = ", ".join(f"{count} {fate}" for fate, count in facts["prompts"].items())
+        lines.append(f"prompts: {fates}; see {facts['report']}")
+    return "\n".join(lines)

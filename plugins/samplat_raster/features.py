@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from samplat import JobResult
 from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.georeference import ground_areas, to_world
+from samplat_raster.prompt_columns import prompt_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,13 +37,14 @@ class FeatureBatch:
     with it."""
 
 
-def feature_schema() -> pa.Schema:
-    """The attributes of an object.
+def feature_schema(objects: pa.Schema) -> pa.Schema:
+    """The attributes of an object, by the schema of the job's table of objects.
 
     id; area_m2, on the ellipsoid, null without CRS; area_px; predicted_iou; stability; truncated
     (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of the prompt
     in world units, null without one; tiles, the ordinals of those that paint it, with commas;
-    model; weights, the first digits of their SHA-256, null without a model; run, which job it was.
+    model; weights, the first digits of their SHA-256, null without a model; run, which job it was;
+    what `prompt_columns` adds.
     """
     import pyarrow as pa
 
@@ -60,7 +62,12 @@ def feature_schema() -> pa.Schema:
         "weights": pa.string(),
         "run": pa.string(),
     }
+    types |= {name: objects.field(stored).type for stored, name in _asked(objects, types).items()}
     return pa.schema(list(types.items()))
+
+
+def _asked(objects: pa.Schema, taken: Iterable[str]) -> dict[str, str]:
+    return prompt_columns(objects.names, taken)
 
 
 def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBatch]:
@@ -90,7 +97,8 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
     import pyarrow as pa
 
-    table, schema = result.objects.take(pa.array(some.rows)), feature_schema()
+    table = result.objects.take(pa.array(some.rows))
+    schema = feature_schema(table.schema)
     points = to_world(result.info, _points(table))
     areas = ground_areas(some.geometries, table["area_px"].to_numpy(), result.info)
     run = result.run
@@ -105,6 +113,8 @@ def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
         "weights": pa.repeat(pa.scalar(run.weights_short, pa.string()), len(table)),
         "run": pa.repeat(run.short, len(table)),
     }
+    asked = _asked(table.schema, columns)
+    columns |= {name: table[stored].combine_chunks() for stored, name in asked.items()}
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)
 
 

@@ -47,20 +47,22 @@ class GeoParquetExporter:
         """Write all objects, one row group a batch."""
         import pyarrow.parquet as pq
 
+        schema = _schema(result.objects.schema)
         with (
             replacing(output) as written,
-            pq.ParquetWriter(written, _schema(), compression="zstd") as writer,
+            pq.ParquetWriter(written, schema, compression="zstd") as writer,
         ):
             described = _write(features(result, self.drawing), writer)
             geo = _metadata(result.info.crs, **described)
             writer.add_key_value_metadata({"geo": json.dumps(geo)})
 
 
-def _schema() -> pa.Schema:
+def _schema(objects: pa.Schema) -> pa.Schema:
     import pyarrow as pa
 
     box = pa.struct([(side, pa.float64()) for side in SIDES])
-    return feature_schema().append(pa.field("geometry", pa.binary())).append(pa.field("bbox", box))
+    fields = (pa.field("geometry", pa.binary()), pa.field("bbox", box))
+    return pa.schema([*feature_schema(objects), *fields])
 
 
 def _write(batches: Iterable[FeatureBatch], writer: Any) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _write(batches: Iterable[FeatureBatch], writer: Any) -> dict[str, Any]:
             pa.array(shapely.to_wkb(batch.geometries), pa.binary()),
             pa.StructArray.from_arrays(list(boxes.T), names=list(SIDES)),
         ]
-        writer.write_batch(pa.record_batch(arrays, schema=_schema()))
+        writer.write_batch(pa.record_batch(arrays, schema=writer.schema))
     return {"types": types, "bounds": bounds if types else None}
 
 

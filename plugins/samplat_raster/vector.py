@@ -65,7 +65,8 @@ class _FeatureExporter:
             found = (_densified(batch, result.info) for batch in found)
         with replacing(output) as written:
             crs = result.info.crs
-            write_features(found, written, crs=crs, driver=self.driver, **self.options)
+            schema = feature_schema(result.objects.schema)
+            write_features(found, written, schema, crs=crs, driver=self.driver, **self.options)
 
 
 def geopackage() -> _FeatureExporter:
@@ -102,16 +103,22 @@ def _densified(batch: FeatureBatch, info: ImageInfo) -> FeatureBatch:
 
 
 def write_features(
-    batches: Iterable[FeatureBatch], path: Path, *, crs: str | None, driver: str, **options: Any
+    batches: Iterable[FeatureBatch],
+    path: Path,
+    attributes: pa.Schema,
+    *,
+    crs: str | None,
+    driver: str,
+    **options: Any,
 ) -> None:
-    """Write features as they come.
+    """Write features with these attributes as they come.
 
     Raises:
         OSError: GDAL cannot write them.
     """
     import pyogrio
 
-    stream = _Stream(batches)
+    stream = _Stream(batches, _schema(attributes))
     with warnings.catch_warnings():
         # a raster without CRS was warned about already
         warnings.filterwarnings("ignore", message="'crs' was not provided")
@@ -140,31 +147,31 @@ class _Stream:
     """Features as an Arrow stream, which remembers why it broke."""
 
     batches: Iterable[FeatureBatch]
+    schema: pa.Schema
     failure: Exception | None = None
 
     def reader(self) -> pa.RecordBatchReader:
         import pyarrow as pa
 
-        return pa.RecordBatchReader.from_batches(_schema(), self._encoded())
+        return pa.RecordBatchReader.from_batches(self.schema, self._encoded())
 
     def _encoded(self) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
 
-        schema = _schema()
         try:
             for batch in self.batches:
                 arrays = [*batch.columns.columns, _as_multipolygons(batch)]
-                yield pa.record_batch(arrays, schema=schema)
+                yield pa.record_batch(arrays, schema=self.schema)
         except Exception as error:
             self.failure = error
             raise
 
 
-def _schema() -> pa.Schema:
+def _schema(attributes: pa.Schema) -> pa.Schema:
     import pyarrow as pa
 
     wkb = {"ARROW:extension:name": "ogc.wkb"}
-    return feature_schema().append(pa.field("geometry", pa.binary(), metadata=wkb))
+    return attributes.append(pa.field("geometry", pa.binary(), metadata=wkb))
 
 
 def _as_multipolygons(batch: FeatureBatch) -> pa.Array:
