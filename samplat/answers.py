@@ -263,13 +263,19 @@ class Desk:
         return join_answers(found)
 
     def _wide_enough(self, prompt: ObjectPrompt, seen: _Seen) -> _Seen:
-        """The mask seen from as far as it takes for it not to run out of the window."""
+        """The mask seen from as far as it takes for it not to run out of the window.
+
+        What is too thin to be seen from there stays as it was seen last, and is cut.
+        """
         shape, widest = self.sight.shape, WIDEST * seen.view.factor
         while seen.view.cut(seen.mask, shape) and seen.view.factor < widest:
             factor = 2 * seen.view.factor
             view = self.look(self.sight.around(prompt.extent, factor), factor)
             masks = self.ask(view, [_in_view(prompt, view)])
-            seen = _Seen(view=view, mask=_decoded(masks, 0, view), scores=_scores(masks, 0))
+            mask = _decoded(masks, 0, view)
+            if not mask.any():
+                break
+            seen = _Seen(view=view, mask=mask, scores=_scores(masks, 0))
         return seen
 
     def _pieces(self, number: int, prompt: ObjectPrompt, seen: _Seen) -> Answers:
