@@ -9,6 +9,7 @@ shards of the label store; the `read` windows add a halo, clipped to the image::
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class TileGrid:
                 f"tile shape {self.tile_shape} must be >= 1 and halo {self.halo} must be >= 0"
             )
 
-    @property
+    @functools.cached_property
     def counts(self) -> tuple[int, ...]:
         """Number of tiles along each axis."""
         return tuple(-(-n // t) for n, t in zip(self.shape, self.tile_shape, strict=True))
