@@ -400,7 +400,7 @@ def samgeo_ids(checkout: Path, image: Path, tile: int) -> tuple[NDArray[Any], in
         calls.append(rgb.shape)
         merged = np.zeros(rgb.shape[:2], np.uint8)
         for mask in oracle(np.ascontiguousarray(rgb), np.ones(rgb.shape[:2], bool)).to_arrays():
-            merged |= 255 * ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)
+            merged[ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)] = 255
         return merged
 
     space: dict[str, Any] = {"np": np, "rasterio": rasterio, "tqdm": iter, "cv2": None}

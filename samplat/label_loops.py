@@ -7,8 +7,8 @@ digits of a byte, the fourth and later ones as the difference to the one two bef
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,8 +259,17 @@ def filled(find: Callable[..., int], kinds: int, room: int) -> NDArray[np.int64]
         room = found
 
 
-def joined(codes: tuple[bytes, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Codes as one array, and where each begins, with the end after the last."""
+class Codes(NamedTuple):
+    """Run-length codes of N masks in one piece."""
+
+    data: NDArray[np.uint8]
+    """All bytes."""
+    bounds: NDArray[np.int64]
+    """(N + 1,) where each code begins, and where the last one ends."""
+
+
+def joined(codes: Sequence[bytes]) -> Codes:
+    """Codes in one piece."""
     bounds = np.zeros(len(codes) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, codes), np.int64, len(codes)), out=bounds[1:])
-    return np.frombuffer(b"".join(codes), np.uint8), bounds
+    return Codes(np.frombuffer(b"".join(codes), np.uint8), bounds)

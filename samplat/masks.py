@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
-from samplat.label_loops import CODE_BYTES, filled, find_runs, joined, paint_runs, write_runs
+from samplat.label_loops import CODE_BYTES, Codes, filled, find_runs, joined, paint_runs, write_runs
 
 Overlaps = Literal["best", "small", "large"]
 
@@ -183,7 +183,7 @@ def encode_labels(labels: NDArray[np.integer[Any]], count: int) -> tuple[bytes, 
 
 
 def decode_labels(
-    rles: Sequence[bytes],
+    rles: Sequence[bytes] | Codes,
     size: tuple[int, int],
     *,
     part: tuple[slice, slice] | None = None,
@@ -192,7 +192,7 @@ def decode_labels(
     """Labels (H, W) of disjoint masks: i + 1 where mask i is, in one pass over all runs.
 
     Args:
-        rles: run-length counts.
+        rles: run-length counts, joined if they are decoded again and again.
         size: (H, W) of the image that they lie in.
         part: rows and columns to decode; the whole image if not given.
         chosen: indices of the masks to decode; all if not given.
@@ -201,7 +201,7 @@ def decode_labels(
 
 
 def _painted(
-    rles: Sequence[bytes],
+    rles: Sequence[bytes] | Codes,
     size: tuple[int, int],
     *,
     order: NDArray[np.int64] | None = None,
@@ -210,12 +210,14 @@ def _painted(
 ) -> NDArray[np.uint32]:
     rows, columns = part or (slice(0, size[0]), slice(0, size[1]))
     labels = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint32)
-    order = np.arange(len(rles)) if order is None else np.ascontiguousarray(order, np.int64)
+    data, bounds = rles if isinstance(rles, Codes) else joined(rles)
+    count = len(bounds) - 1
+    order = np.arange(count) if order is None else np.ascontiguousarray(order, np.int64)
     if not len(order) or not labels.size:
         return labels
-    names = np.arange(1, len(rles) + 1, dtype=np.uint32)
+    names = np.arange(1, count + 1, dtype=np.uint32)
     place = (size[0], size[0] * size[1], rows.start, columns.start)
-    paint_runs()(*joined(tuple(rles)), order, names, *place, float(least_visible), labels)
+    paint_runs()(data, bounds, order, names, *place, float(least_visible), labels)
     return labels
 
 

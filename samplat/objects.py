@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat.label_loops import measure
+from samplat.label_loops import Codes, joined, measure
 from samplat.masks import MaskSet, Overlaps, decode_labels, encode_labels
 from samplat.tiles import Tile, Window
 
@@ -58,15 +59,20 @@ class TileObjects:
         """(z, y, x) over the read window, or a part of it: local rank + 1, or 0."""
         _, height, width = self.tile.read.shape
         if window is None:
-            return decode_labels(self.rles, (height, width))[None]
+            return decode_labels(self._codes, (height, width))[None]
         _, rows, columns = window.relative_to(self.tile.read).slices
         met = self.meeting(window)
-        return decode_labels(self.rles, (height, width), part=(rows, columns), chosen=met)[None]
+        return decode_labels(self._codes, (height, width), part=(rows, columns), chosen=met)[None]
+
+    @functools.cached_property
+    def _codes(self) -> Codes:
+        return joined(self.rles)
 
     def meeting(self, window: Window) -> NDArray[np.int64]:
         """Local ranks of the objects whose boxes meet a window."""
-        low, high = np.array(window.start), np.array(window.stop)
-        return np.flatnonzero(((self.boxes[:, :3] < high) & (self.boxes[:, 3:] > low)).all(axis=1))
+        (_, y0, x0), (_, y1, x1) = window.start, window.stop
+        _, top, left, _, bottom, right = self.boxes.T
+        return np.flatnonzero((top < y1) & (left < x1) & (bottom > y0) & (right > x0))
 
 
 def tile_objects(

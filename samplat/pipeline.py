@@ -473,16 +473,19 @@ class SeamTask:
         found = []
         if beside[index].outcome == "done":
             mine = _objects(store, tile, beside.pop(index))
-            done = (r for r in beside.values() if r.outcome == "done")
-            found = [self._meet(mine, _objects(store, self.plan.grid[r.index], r)) for r in done]
+            done = [r for r in beside.values() if r.outcome == "done"]
+            whole = mine.labels()[0] if done else None
+            others = (_objects(store, self.plan.grid[r.index], r) for r in done)
+            found = [self._meet(mine, whole, theirs) for theirs in others]
         links = [n.links for n in found if n.neighbour.objects.tile.index > index]
         claims = find_claims(mine, [n.neighbour for n in found]) if found else NO_CLAIMS
         joined = np.concatenate([np.zeros((0, 2), np.uint64), *links])
         return store.write_seams(index, joined, claims, inputs)
 
-    def _meet(self, mine: TileObjects, theirs: TileObjects) -> Meeting:
+    def _meet(self, mine: TileObjects, whole: Any, theirs: TileObjects) -> Meeting:
         strip = mine.tile.read.intersection(theirs.tile.read)
-        own, labels = mine.labels(strip)[0], theirs.labels(strip)[0]
+        _, rows, columns = strip.relative_to(mine.tile.read).slices
+        own, labels = np.ascontiguousarray(whole[rows, columns]), theirs.labels(strip)[0]
         pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
         links = np.stack([mine.ids[pairs[:, 0]], theirs.ids[pairs[:, 1]]], axis=1)
         beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])

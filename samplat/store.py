@@ -568,7 +568,14 @@ def _table_bytes(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    # a file is of one tile: dictionaries and statistics take three times as long as the columns
+    pq.write_table(
+        table,
+        buffer,
+        compression={n: "zstd" if n == "rle" else "none" for n in table.column_names},
+        use_dictionary=False,
+        write_statistics=False,
+    )
     return buffer.getvalue()
 
 

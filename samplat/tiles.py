@@ -9,6 +9,7 @@ shards of the label store; the `read` windows add a halo, clipped to the image::
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ class TileGrid:
         """All that may be read, in the image's frame."""
         return self.scene or self.image
 
-    @property
+    @functools.cached_property
     def counts(self) -> tuple[int, ...]:
         """Number of tiles along each axis."""
         sides = zip(self.shape, self.lead, self.tile_shape, strict=True)
