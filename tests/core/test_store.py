@@ -97,7 +97,7 @@ def test_damaged_objects_are_an_error_and_are_redone(store: JobStore, damage: st
     path = store.path / "objects" / "000003.parquet"
     spoil(path, damage)
     assert not store.is_finished(3)
-    with pytest.raises(JobError, match=r"objects of tile 3.*run the same command again"):
+    with pytest.raises(JobError, match=r"objects of tile 3.*run the job's command again"):
         store.read_objects(GRID[3], record)
 
 
