@@ -144,6 +144,10 @@ class Run:
     seconds: float
     """Without outputs."""
     export_seconds: float
+    cpu_seconds: float
+    """Of all threads, without outputs."""
+    peak: int
+    """Bytes, before outputs."""
 
 
 class Clock(Silent):
@@ -184,15 +188,22 @@ def run(
         rescaler="none",
         **{"tile_size": TILE, "halo": HALO, **parameters},
     )
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     executor = ThreadsExecutor(workers=THREADS)
     result = samplat.run_job(job, tools=tools, executor=executor, progress=progress or Silent())
-    done = time.perf_counter()
+    done, peak, cpu = time.perf_counter(), peak_bytes(), time.process_time() - began_cpu
     if output is not None:
         path = folder / output
         tools.exporter_for(path).export(result, path)
     exported = time.perf_counter() - done
-    return Run(result=result, segmenter=segmenter, seconds=done - began, export_seconds=exported)
+    return Run(
+        result=result,
+        segmenter=segmenter,
+        seconds=done - began,
+        export_seconds=exported,
+        cpu_seconds=cpu,
+        peak=peak,
+    )
 
 
 def alone(task: Callable[..., Any], *arguments: Any) -> Any:
@@ -204,10 +215,14 @@ def alone(task: Callable[..., Any], *arguments: Any) -> Any:
 
 def _with_peak(task: Callable[..., Any], arguments: Sequence[Any]) -> tuple[Any, int]:
     answer = task(*arguments)
-    # of this process alone: what `getrusage` tells starts at its parent's
+    return answer, peak_bytes()
+
+
+def peak_bytes() -> int:
+    """Most memory of this process alone so far: what `getrusage` tells starts at its parent's."""
     status = Path("/proc/self/status").read_text().splitlines()
     (peak,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
-    return answer, 1024 * int(peak)
+    return 1024 * int(peak)
 
 
 def _large(folder: str, side: int, share: float) -> dict[str, float]:
@@ -222,6 +237,8 @@ def _large(folder: str, side: int, share: float) -> dict[str, float]:
         "seconds": done.seconds,
         "export_seconds": done.export_seconds,
         "segmenter_seconds": done.segmenter.seconds,
+        "cpu_seconds": done.cpu_seconds,
+        "core_gib": done.peak / GIB,
     }
 
 
@@ -238,6 +255,7 @@ def memory_row(options: argparse.Namespace) -> Row:
         "gib_4000": peak / GIB,
         "gib_20000": wide_peak / GIB,
         "ratio": wide_peak / peak,
+        "ratio_core": wide["core_gib"] / small["core_gib"],
         "objects_4000": int(small["objects"]),
         "objects_20000": int(wide["objects"]),
     }
@@ -247,6 +265,7 @@ def ten_gigapixels_row(options: argparse.Namespace) -> Row:
     facts, peak = large(100_000, options.share)
     return {
         "gib": peak / GIB,
+        "gib_core": facts["core_gib"],
         "tiles": int(facts["tiles"]),
         "skipped": int(facts["skipped"]),
         "objects": int(facts["objects"]),
@@ -262,13 +281,17 @@ def _throughput(folder: str, side: int) -> dict[str, float]:
 
 
 def throughput_row(options: argparse.Namespace) -> Row:
-    """The segmenter's processor time is taken off in equal parts from both threads."""
+    """The segmenter's processor time is taken off in equal parts from both threads.
+
+    By the clock, and by processor time as if two processors had nothing else to do.
+    """
     side = 10_240
     with tempfile.TemporaryDirectory() as folder:
         facts, _ = alone(_throughput, folder, side)
     pixels, model = side**2 / 1e6, facts["segmenter_seconds"] / THREADS
     return {
         "mpx_s_core": pixels / (facts["seconds"] - model),
+        "mpx_s_core_cpu": pixels / (facts["cpu_seconds"] / THREADS - model),
         "mpx_s_with_export": pixels / (facts["seconds"] - model + facts["export_seconds"]),
         "objects": int(facts["objects"]),
         "segmenter_s_a_tile": facts["segmenter_seconds"] / facts["tiles"],
@@ -494,7 +517,7 @@ def _polygons(labels: NDArray[np.int64], tile: int) -> tuple[Any, Run]:
     import geopandas
 
     with tempfile.TemporaryDirectory() as folder:
-        image = painted_scene(Path(folder), 255 * (labels > 0))
+        image = painted_scene(Path(folder), 0xFFFFFF * (labels > 0))
         done = run(image, Path(folder), regions, output="objects.parquet", tile_size=tile, halo=32)
         return geopandas.read_parquet(Path(folder) / "objects.parquet"), done
 

@@ -163,9 +163,10 @@ def test_any_damaged_file_is_mended_by_the_next_run(
         assert content(job_dir) == undisturbed, path
 
 
-def test_of_racing_processes_exactly_one_gets_the_lease(tmp_path: Path) -> None:
+@pytest.mark.parametrize("races", [3, pytest.param(200, marks=pytest.mark.slow)])
+def test_of_racing_processes_exactly_one_gets_the_lease(races: int, tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
-    for attempt in range(3):
+    for attempt in range(races):
         gate, answers = spawn.Barrier(4), spawn.Queue()
         arguments = (str(tmp_path / str(attempt)), gate, answers)
         racers = [spawn.Process(target=compete, args=arguments) for _ in range(4)]

@@ -212,3 +212,30 @@ def test_runs_are_encoded_as_masks(many: list[NDArray[np.bool_]]) -> None:
             runs = runs[:-1]
         assert encode_runs([runs, runs], mask.shape) == (encode_rle(mask),) * 2
     assert encode_runs([], (3, 4)) == ()
+
+
+@pytest.mark.parametrize(
+    "rle", [b"", b"0", b"oooo", b"0oooooooo", b"_" * 40, b"00o0ooo", bytes(range(256))]
+)
+def test_codes_that_claim_too_much_stay_inside_of_the_image(rle: bytes) -> None:
+    labels = decode_labels([encode_rle(np.eye(5, dtype=bool)), rle], (5, 5))
+    assert labels.shape == (5, 5)
+    assert np.array_equal(labels == 1, np.eye(5, dtype=bool))
+
+
+@given(label_images, st.data())
+def test_a_part_decodes_like_the_whole(labels: NDArray[np.uint32], data: st.DataObject) -> None:
+    ranks, count = dense(labels)
+    height, width = labels.shape
+    y = sorted(data.draw(st.tuples(st.integers(0, height), st.integers(0, height))))
+    x = sorted(data.draw(st.tuples(st.integers(0, width), st.integers(0, width))))
+    part = (slice(*y), slice(*x))
+    chosen = np.array(data.draw(st.lists(st.integers(0, count - 1))) if count else [], np.int64)
+    found = decode_labels(encode_labels(ranks, count), labels.shape, part=part, chosen=chosen)
+    assert np.array_equal(found, np.where(np.isin(ranks, chosen + 1), ranks, 0)[part])
+
+
+def test_runs_that_need_more_room_than_expected() -> None:
+    ranks = (np.arange(300 * 300, dtype=np.uint32) % 5 + 1).reshape(300, 300)
+    rles = encode_labels(ranks, 5)
+    assert rles == tuple(encode_rle(ranks == i) for i in range(1, 6))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -254,6 +255,58 @@ def test_a_poison_tile_is_a_hole_and_the_rest_completes(job_dir: Path) -> None:
     assert rows == {(0,): False, (3,): True}
     raw = zarr.open_array(result.labels_path, mode="r")
     assert np.array_equal(np.asarray(raw[0]), labels)
+
+
+@pytest.mark.slow
+def test_ten_bad_tiles_of_five_hundred_are_holes_and_the_rest_is_as_it_was(tmp_path: Path) -> None:
+    shape = (160, 200)
+    labels = np.zeros(shape, np.int64)
+    for index in range(500):  # one object inside of each tile
+        y, x = divmod(index, 25)
+        labels[8 * y + 2 : 8 * y + 6, 8 * x + 2 : 8 * x + 6] = index + 1
+    bad = np.random.default_rng(0).choice(500, 10, replace=False)
+    valid = np.ones(shape, bool)
+    tools = oracle_tools(image=ArraySource(paint(labels), valid))
+
+    class Picky(OracleFactory):
+        def create(self, model: str | None, **options: Any) -> Any:
+            def segment(pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+                name = int((pixels[4, 4].astype(int) << np.array([0, 8, 16])).sum())
+                if name - 1 in bad:
+                    raise ValueError(f"object {name} is poison")
+                return mask_set((pixels.any(axis=-1) & valid)[None])
+
+            return segment
+
+    tools.add("segmenters", "test", Picky(name="picky"))
+    job = replace(oracle_job(tmp_path / "job", tile_size=8, halo=0), segmenter="picky")
+    result = run_job(job, tools=tools)
+    assert sorted(t.index for t in result.quarantined) == sorted(bad.tolist())
+    assert {t.attempts for t in result.quarantined} == {3}
+    ids, lost = whole(result), np.isin(labels, bad + 1).astype(bool)
+    assert (ids == HOLE).sum() == 10 * 64
+    assert (ids[lost] == HOLE).all()
+    kept = np.where(ids == HOLE, 0, labels)
+    assert same_partition(np.where(ids == HOLE, 0, ids), kept)
+
+
+def test_ids_past_the_largest_of_32_bits_are_of_64(
+    job_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = oracle_tools(image=ArraySource(paint(scene())))
+    small = run_job(oracle_job(job_dir.with_name("small")), tools=tools)
+    few = functools.partial(pipeline.final_ids, hole=5)
+    monkeypatch.setattr(pipeline, "final_ids", few)
+    result = run_job(oracle_job(job_dir), tools=tools)
+    assert result.dtype == np.uint64
+    assert whole(result).dtype == np.uint64
+    plain = whole(small).astype(np.int64)
+    assert plain.max() > 5
+    assert np.array_equal(whole(result), plain + (plain >= 5))
+    assert result.objects["id"].to_pylist() == [i for i in range(1, plain.max() + 2) if i != 5]
+    raw = zarr.open_array(result.labels_path, mode="r")
+    assert (raw.dtype, int(raw.fill_value)) == (np.uint64, HOLE)
+    assert np.array_equal(np.asarray(raw[0]), whole(result))
 
 
 def test_a_quarantined_tile_is_tried_again_by_the_next_run(job_dir: Path) -> None:
