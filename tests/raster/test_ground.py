@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Geod, Transformer
 from rasterio import Affine
 
+from raster.agreement import check_polygons, check_zarr
 from raster.crafted import UTM, painted, write
 from samplat import InputError, Window
 from samplat_raster.extent import window_of_box, window_of_pixels
@@ -190,6 +191,23 @@ def test_a_box_needs_a_crs_where_it_says_one(tmp_path: Path) -> None:
     assert spans(window_of_box(info, (10, 20, 30, 40), None)) == ((10, 30), (20, 40))
     with pytest.raises(InputError, match="which this image has not"):
         window_of_box(info, (10, 20, 30, 40), "EPSG:4326")
+
+
+def test_files_of_a_part_agree(samplat: Cli, tmp_path: Path) -> None:
+    scene = write(tmp_path / "scene.tif", painted(squares()), **UTM)
+    outputs = {s: tmp_path / f"out{s}" for s in (".tif", ".zarr", ".parquet")}
+    where = ("--window", "50,13,69,70")
+    code, _, err = samplat("tile-segment", scene, *outputs.values(), *QUICK, *where)
+    assert code == 0, err
+    check_zarr(outputs[".zarr"], outputs[".tif"])
+    check_polygons(outputs[".parquet"], outputs[".tif"])
+    frame = geopandas.read_parquet(outputs[".parquet"])
+    assert sorted(frame["area_px"]) == [7 * 60, 30 * 40]
+    assert frame["truncated"].all()
+    with rasterio.open(outputs[".tif"]) as labels:
+        assert labels.transform @ (0, 0) == UTM["transform"] @ (50, 13)  # type: ignore[operator]
+        expected = np.minimum(squares(), 2)[13:83, 50:119]
+        assert np.array_equal(labels.read(1) > 0, expected > 0)
 
 
 def test_a_part_and_a_distance_together(samplat: Cli, tmp_path: Path) -> None:
