@@ -155,10 +155,11 @@ class Clock(Silent):
 
     def __init__(self, stop: str = "") -> None:
         self.began: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         self.stop = stop
 
     def start(self, stage: str, total: int) -> None:
-        self.began[stage] = time.perf_counter()
+        self.began[stage], self.cpu[stage] = time.perf_counter(), time.process_time()
         if stage == self.stop:
             raise _Stopped
 
@@ -327,6 +328,7 @@ def _merge_only(folder: str) -> dict[str, float]:
         table = JobStore(path=Path(folder) / "job").read_table()
         return {
             "seconds": clock.began["labels"] - clock.began["seams"],
+            "cpu_seconds": clock.cpu["labels"] - clock.cpu["seams"],
             "objects": table.num_rows,
             "truncated": int(np.sum(table["truncated"].to_numpy())),
         }

@@ -6,6 +6,7 @@ fsync, and leaves temporary files behind when it is killed.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,18 @@ def encode_shard(labels: Labels, shard: tuple[int, ...]) -> bytes:
         labels: (z, y, x), smaller than a shard at the image's edge.
         shard: shape of a whole shard.
     """
+    if not labels.any():
+        return _background(labels.shape, shard, labels.dtype.name)
+    return _encoded(labels, shard)
+
+
+@functools.lru_cache(maxsize=8)
+def _background(shape: tuple[int, ...], shard: tuple[int, ...], dtype: str) -> bytes:
+    # most shards of a sparse image; they come in the shapes of whole ones and of three edges
+    return _encoded(np.zeros(shape, dtype), shard)
+
+
+def _encoded(labels: Labels, shard: tuple[int, ...]) -> bytes:
     array, content = _memory_array(labels.shape, shard, labels.dtype)
     array[...] = labels
     data: bytes = content["c/" + "/".join("0" * labels.ndim)].to_bytes()
