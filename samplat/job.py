@@ -129,6 +129,12 @@ class SegmentJob:
     """Smaller objects, after merging, become background; in pixels, or as `pixel_areas` has it."""
     max_area: float | None = None
     """So do larger ones; None keeps them."""
+    drop_islands: float = 0
+    """Parts of an object that are smaller, and not its largest one, become background; 0 keeps all.
+    Measured like `min_area`, and before holes are filled."""
+    fill_holes: float = 0
+    """Holes in an object that are smaller become a part of it; 0 fills none. `min_area` and
+    `max_area` apply to what objects are then."""
     pixel_areas: tuple[tuple[float, ...], ...] | None = None
     """Areas of pixels at points spread evenly over the image (y, x), the first and the last on its
     edges, such as square metres; None: areas are pixels."""
@@ -376,6 +382,7 @@ def _identity(
 def _given_areas(job: SegmentJob) -> dict[str, Any]:
     """What a job says of areas, if it does: jobs that do not are what they were before."""
     given: dict[str, Any] = {} if job.max_area is None else {"max_area": job.max_area}
+    given |= {n: getattr(job, n) for n in ("drop_islands", "fill_holes") if getattr(job, n)}
     if job.pixel_areas is not None:
         given["pixel_areas"] = sha256(canonical({"": job.pixel_areas}))
     return given
@@ -387,6 +394,8 @@ def _check_parameters(job: SegmentJob) -> None:
         ("halo", job.halo, 0),
         ("scale", min(job.scales, default=0), 1),
         ("min_area", job.min_area, 0),
+        ("drop_islands", job.drop_islands, 0),
+        ("fill_holes", job.fill_holes, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")

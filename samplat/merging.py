@@ -116,8 +116,8 @@ def group_objects(counts: NDArray[np.int64], links: Iterable[NDArray[np.uint64]]
     group = np.arange(starts[-1])
     for pairs in links:
         if len(pairs):
-            _unite()(group, places(pairs[:, 0], starts), places(pairs[:, 1], starts))
-    return Groups(starts=starts, group=group, count=int(_number()(group)))
+            unite()(group, places(pairs[:, 0], starts), places(pairs[:, 1], starts))
+    return Groups(starts=starts, group=group, count=int(number()(group)))
 
 
 def group_by_prompt(counts: NDArray[np.int64], prompts: Sequence[NDArray[np.int64]]) -> Groups:
@@ -134,12 +134,14 @@ def group_by_prompt(counts: NDArray[np.int64], prompts: Sequence[NDArray[np.int6
 
 
 @functools.cache
-def _unite() -> Callable[..., None]:
+def unite() -> Callable[..., None]:
+    """See `_unite_pairs`."""
     return as_machine_code(_unite_pairs)
 
 
 @functools.cache
-def _number() -> Callable[..., int]:
+def number() -> Callable[..., int]:
+    """See `_number_groups`."""
     return as_machine_code(_number_groups)
 
 
@@ -195,13 +197,16 @@ class Tally:
     """(G,) True: cut by a tile's edge, and no neighbour completed it."""
     prompts: NDArray[np.int64]
     """(G,) number of the prompt that asked for it, -1 without one."""
+    mended: NDArray[np.int64]
+    """(G,) pixels gained with filled holes, less those lost with dropped islands; see `mending`.
+    Sizes, boxes and `painted` tell of what is painted then."""
     painted: list[tuple[int, NDArray[np.int64]]] = field(default_factory=list)
     """Tiles in order, and the groups that each paints, ascending."""
 
     @property
     def areas(self) -> NDArray[np.int64]:
         """(G,) painted pixels."""
-        return self.owned + self.claimed
+        return self.owned + self.claimed + self.mended
 
 
 def tally(
@@ -231,6 +236,7 @@ def tally(
         points=np.full((count, 2), np.nan, np.float32),
         truncated=np.zeros(count, bool),
         prompts=np.full(count, -1, np.int64),
+        mended=np.zeros(count, np.int64),
     )
     for parts, claims in tiles:
         mine, others = groups.of_tile(parts.index), groups.of(claims.ids)
@@ -354,7 +360,7 @@ def _columns(found: Tally, rows: NDArray[np.int64]) -> dict[str, Any]:
     boxes = found.boxes[rows].astype(np.int64)
     return {
         **{name: np.ascontiguousarray(boxes[:, k]) for k, name in enumerate(BOX_COLUMNS)},
-        "area_px": found.owned[rows] + found.claimed[rows],
+        "area_px": found.owned[rows] + found.claimed[rows] + found.mended[rows],
         "predicted_iou": np.ascontiguousarray(scores[:, 0]),
         "stability": np.ascontiguousarray(scores[:, 1]),
         "point_x": np.ascontiguousarray(found.points[rows, 0]),

@@ -48,10 +48,12 @@ from samplat.job import (
     tile_pixel_areas,
     warnings_of,
 )
+from samplat.mending import Ground, Patches, mend
 from samplat.merging import (
     ROWS,
     Groups,
     Parts,
+    Tally,
     final_ids,
     group_by_prompt,
     group_objects,
@@ -60,10 +62,22 @@ from samplat.merging import (
 )
 from samplat.object_prompts import ScenePrompts
 from samplat.objects import TileObjects, tile_objects
+from samplat.painting import (
+    SurveyTask,
+    around,
+    closing_source,
+    entered,
+    is_mended,
+    known_record,
+    painting_of,
+    seam_inputs,
+    survey_inputs,
+)
 from samplat.pixels import ImageSource, read_valid, to_rgb
 from samplat.progress import Progress, Silent
 from samplat.prompt_report import AnswerIndex, prompt_report, prompt_warnings, with_prompts
 from samplat.prompt_units import PromptUnit
+from samplat.regions import Regions, repaint
 from samplat.scale import masks_at_scales, views
 from samplat.seams import match_strip
 from samplat.shards import Labels
@@ -123,7 +137,7 @@ def run_job(
     planned = plan(job, tools)
     store = JobStore(path=Path(job.job_dir))
     segmenter = _load_before_claiming(planned, tools, overwrite)
-    with store.lease(), _closing_benches(planned):
+    with store.lease(), _closing_benches(planned), closing_source(planned):
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
         if segmenter is not None:
             _shared_bench(planned, tools, segmenter)
@@ -133,7 +147,8 @@ def run_job(
         else:
             answers = _answer_prompts(planned, planned.prompts, tools, executor, progress)
             records, seams = _place_answers(planned, answers, executor, progress), []
-        final = _name_objects(planned, records, seams, answers)
+        regions = _survey_regions(planned, records, seams, tools, executor, progress)
+        final = _name_objects(planned, records, seams, answers, regions)
         _paint_labels(planned, records, final, executor, progress)
         objects = store.read_table()
         report = _report(planned, answers, objects)
@@ -421,24 +436,11 @@ def _segment_tiles(
     for record in _stage("tiles", task, missing, count, executor, progress):
         if record.outcome == "quarantined":
             progress.message(f"tile {record.index} failed {ATTEMPTS} times: {record.error}")
-    records = tuple(_known(store, index) for index in range(count))
+    records = tuple(known_record(store, index) for index in range(count))
     failed = [r for r in records if r.outcome == "quarantined"]
     if failed and not any(r.outcome == "done" for r in records):
         raise JobError(f"every tile failed, the first with: {failed[0].error}")
     return records
-
-
-def _known(store: JobStore, index: int) -> TileRecord:
-    return _entered(store, f"tile {index}", store.read_record(index))
-
-
-def _entered(store: JobStore, what: str, record: TileRecord | None) -> TileRecord:
-    if record is None:
-        raise JobError(
-            f"{what} is not in the ledger of {store.path}, although it was computed; "
-            "is the directory shared with the workers?"
-        )
-    return record
 
 
 def _stage(
@@ -468,8 +470,8 @@ class SeamTask:
     def __call__(self, index: int) -> str:
         """Digest of the links and claims."""
         store, tile = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid[index]
-        beside = {t.index: _known(store, t.index) for t in _around(self.plan, index)}
-        inputs = _seam_inputs(self.plan, index, beside.__getitem__)
+        beside = {t.index: known_record(store, t.index) for t in around(self.plan, index)}
+        inputs = seam_inputs(self.plan, index, beside.__getitem__)
         found = []
         if beside[index].outcome == "done":
             mine = _objects(store, tile, beside.pop(index))
@@ -507,24 +509,13 @@ def _objects(store: JobStore, tile: Tile, record: TileRecord) -> TileObjects:
     return store.read_objects(tile, record)
 
 
-def _around(planned: Plan, index: int) -> Iterator[Tile]:
-    """A tile and those whose read windows overlap its own, in order."""
-    return planned.grid.overlapping(planned.grid[index].read)
-
-
-def _seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
-    around = _around(planned, index)
-    digests = {str(t.index): record(t.index).objects_sha256 for t in around}
-    return sha256(canonical(digests))
-
-
 def _match_seams(
     planned: Plan, records: Sequence[TileRecord], executor: Executor, progress: Progress
 ) -> list[str]:
     store, count = JobStore(path=Path(planned.job.job_dir)), len(planned.grid)
 
     def digest(index: int) -> str | None:
-        return store.seams_digest(index, _seam_inputs(planned, index, records.__getitem__))
+        return store.seams_digest(index, seam_inputs(planned, index, records.__getitem__))
 
     missing = _in_stripes(planned, [index for index in range(count) if digest(index) is None])
     for _ in _stage("seams", SeamTask(plan=planned), missing, count, executor, progress):
@@ -533,6 +524,35 @@ def _match_seams(
     if None in digests:
         raise JobError(f"the seams of {store.path} changed while they were read; run again")
     return [d for d in digests if d is not None]
+
+
+def _survey_regions(
+    planned: Plan,
+    records: Sequence[TileRecord],
+    seams: Sequence[str],
+    tools: Tools,
+    executor: Executor,
+    progress: Progress,
+) -> dict[int, str]:
+    """Digests of the regions of tiles with objects; none where holes and islands do not matter."""
+    if not is_mended(planned.job):
+        return {}
+    store = JobStore(path=Path(planned.job.job_dir))
+    done = [r.index for r in records if r.outcome == "done"]
+
+    def digest(index: int) -> str | None:
+        inputs = survey_inputs(records[index], seams[index] if seams else None)
+        return store.regions_digest(index, inputs)
+
+    missing = [index for index in done if digest(index) is None]
+    areas = tuple(tile_pixel_areas(planned).tolist())
+    task = SurveyTask(plan=planned, tools=tools, pixel_areas=areas)
+    for _ in _stage("regions", task, missing, len(done), executor, progress):
+        pass
+    digests = {index: digest(index) for index in done}
+    if None in digests.values():
+        raise JobError(f"the regions of {store.path} changed while they were read; run again")
+    return {index: d for index, d in digests.items() if d is not None}
 
 
 def _in_stripes(planned: Plan, indices: Sequence[int]) -> list[int]:
@@ -550,12 +570,15 @@ def _name_objects(
     records: Sequence[TileRecord],
     seams: Sequence[str],
     answers: AnswerLedger | None,
+    regions: dict[int, str],
 ) -> str:
     """Decide the final ids of all objects, once; returns the digest of that decision."""
     store = JobStore(path=Path(planned.job.job_dir))
     tiles = [[r.outcome, r.objects_sha256] for r in records]
     asked = answers.digest if answers else None
-    inputs = sha256(canonical({"tiles": tiles, "seams": list(seams), "answers": asked}))
+    surveyed = {"regions": list(regions.values())} if is_mended(planned.job) else {}
+    decided = {"tiles": tiles, "seams": list(seams), "answers": asked, **surveyed}
+    inputs = sha256(canonical(decided))
     if (known := store.final_digest(inputs)) is not None:
         return known
     claims: dict[int, Claims] = {}
@@ -563,12 +586,40 @@ def _name_objects(
     parts = ((each, claims.get(each.index, NO_CLAIMS)) for each in _parts(planned, store, records))
     interrupted = _interrupted(planned, store, records)
     found = tally(groups, parts, planned.grid, interrupted, tile_pixel_areas(planned))
+    patches = None
+    if is_mended(planned.job):
+        found, patches = _mend(planned, store, groups, regions, found)
     final = final_ids(found.areas, found.sizes, planned.job.min_area, planned.job.max_area)
     names = (final[groups.of_tile(index)] for index in range(len(records)))
     rows = object_batches(found, final)
     if answers is not None:
         rows = _with_prompts(planned, records, store, answers, rows)
-    return store.write_final(names, rows, inputs)
+    changes = None if patches is None else _changes(patches, final, len(records))
+    return store.write_final(names, rows, inputs, changes)
+
+
+def _mend(
+    planned: Plan, store: JobStore, groups: Groups, regions: dict[int, str], found: Tally
+) -> tuple[Tally, dict[int, Patches]]:
+    def read(index: int) -> Regions | None:
+        return store.read_regions(index, regions[index]) if index in regions else None
+
+    areas = tile_pixel_areas(planned)
+    ground = Ground(grid=planned.grid, groups=groups, pixel_areas=areas, read=read)
+    job = planned.job
+    return mend(found, ground, fill_holes=job.fill_holes, drop_islands=job.drop_islands)
+
+
+def _changes(
+    patches: dict[int, Patches], final: Labels, count: int
+) -> Iterator[tuple[NDArray[np.int64], Labels]]:
+    """Of every tile, pixels of regions that change hands, and final ids of whose they become."""
+    names: Any = np.append(final, final.dtype.type(0))  # the last one: nobody's
+    nothing = np.zeros(0, np.int64)
+    none = Patches(seeds=nothing, groups=nothing)
+    for index in range(count):
+        found = patches.get(index, none)
+        yield found.seeds, names[found.groups]
 
 
 def _parts(planned: Plan, store: JobStore, records: Sequence[TileRecord]) -> Iterator[Parts]:
@@ -655,27 +706,20 @@ class PaintTask:
     def __call__(self, index: int) -> str:
         """Digest of the shard."""
         store, grid = JobStore(path=Path(self.plan.job.job_dir)), self.plan.grid
-        tile, record, final = grid[index], _known(store, index), _final_names(store, self.final)
+        tile, record, final = (
+            grid[index],
+            known_record(store, index),
+            _final_names(store, self.final),
+        )
         labels: Labels = np.zeros(tile.write.shape, final.dtype)
         if record.outcome == "done":
-            objects = store.read_objects(tile, record)
-            labels = _renamed(final.of_tile(index), objects.labels(tile.write))
-            claims = NO_CLAIMS if self.plan.prompts else self._claims(store, index)
-            if claims.rles:
-                claimed = claims.labels(tile.write)
-                np.copyto(labels, _renamed(final.of(claims.ids), claimed), where=claimed > 0)
+            painting = painting_of(self.plan, store, record)
+            seeds, owners = final.patches(index)
+            repaint(painting.labels, seeds, len(painting.ids) + 1)
+            nothing = np.zeros(1, final.dtype)
+            names = np.concatenate([nothing, final.of(painting.ids), owners])
+            labels = names[painting.labels][None]
         return store.write_shard(grid, tile, labels, self.final)
-
-    def _claims(self, store: JobStore, index: int) -> Claims:
-        inputs = _seam_inputs(self.plan, index, functools.partial(_known, store))
-        digest = store.seams_digest(index, inputs) or "nothing"
-        return store.read_seams(index, digest)[1]
-
-
-def _renamed(names: Labels, ranks: NDArray[np.uint32]) -> Labels:
-    """Labels i + 1 called `names[i]`."""
-    table: Labels = np.concatenate([np.zeros(1, names.dtype), names])
-    return table[ranks]
 
 
 @functools.lru_cache(maxsize=2)
@@ -761,7 +805,7 @@ def _answer_prompts(
             names = prompts.names(planned.units[record.index].prompts)
             progress.message(f"prompt {names} failed {ATTEMPTS} times: {record.error}")
     known = (store.read_answer_record(index) for index in range(count))
-    records = tuple(_entered(store, f"window {i}", record) for i, record in enumerate(known))
+    records = tuple(entered(store, f"window {i}", record) for i, record in enumerate(known))
     if all(r.outcome == "quarantined" for r in records):
         raise JobError(f"every prompt failed, the first with: {records[0].error}")
     return AnswerLedger(records=records)
@@ -852,7 +896,7 @@ def _place_answers(
     for record in _stage("tiles", task, missing, count, executor, progress):
         if record.outcome == "quarantined":
             progress.message(f"tile {record.index} failed {ATTEMPTS} times: {record.error}")
-    return tuple(_known(store, index) for index in range(count))
+    return tuple(known_record(store, index) for index in range(count))
 
 
 def _report(planned: Plan, answers: AnswerLedger | None, objects: Any) -> Any:

@@ -8,6 +8,8 @@
     JOB/seams/000123.json      its objects' links to tiles of higher index, its claims on theirs
     JOB/seams/final.arrow      final id of every provisional one, tile by tile
     JOB/seams/table.arrow      the table of objects, and final.json, the marker of both
+    JOB/regions/000123.json    connected regions of what it paints; only if holes or islands matter
+    JOB/seams/patches.arrow    those of them that change hands, tile by tile; likewise
     JOB/labels/                zarr v3, one shard per write window, zstd + crc32c
     JOB/painted/000123.json    one marker per finished shard
     JOB/answers/000123.parquet masks of the prompts of one window, and its marker; only with prompts
@@ -28,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,6 +42,7 @@ from samplat.claims import Claims
 from samplat.errors import JobError
 from samplat.merging import BOX_COLUMNS, Parts
 from samplat.objects import TileObjects
+from samplat.regions import Regions
 from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
 from samplat.tiles import Tile, TileGrid, Window
 
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "skipped", "quarantined"]
 __all__ = ["HOLE", "JobStore", "RunRecord", "TileRecord"]
 
-FOLDERS = ("tiles", "objects", "seams", "labels", "painted", "answers")
+FOLDERS = ("tiles", "objects", "seams", "regions", "labels", "painted", "answers")
 PART_COLUMNS = [
     *(f"owned_{name}" for name in BOX_COLUMNS),
     *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut", "prompt"),
@@ -362,11 +365,42 @@ class JobStore:
             raise JobError(f"the seams of tile {index} are missing or damaged: {path}; {REMEDY}")
         return _unpacked(value["links"], np.uint64).reshape(-1, 2), _claims_from(value["claims"])
 
+    def write_regions(self, index: int, regions: Regions, inputs: str) -> str:
+        """Write the regions of what a tile paints; returns the digest of that.
+
+        Args:
+            index: ordinal of the tile.
+            regions: of its write window.
+            inputs: digest of what they were found in.
+        """
+        value = {"inputs": inputs, **{f.name: _packed(getattr(regions, f.name)) for f in _REGIONS}}
+        return files.write_sealed(self._file("regions", index, ".json"), value)
+
+    def regions_digest(self, index: int, inputs: str) -> str | None:
+        """Digest of a tile's regions; None when they are missing, damaged, or of other inputs."""
+        value = files.read_sealed(self._file("regions", index, ".json"))
+        if value is None or value["inputs"] != inputs:
+            return None
+        return files.sha256(files.canonical(value))
+
+    def read_regions(self, index: int, digest: str) -> Regions:
+        """The regions of what a tile paints.
+
+        Raises:
+            JobError: they are missing or do not match the digest.
+        """
+        path = self._file("regions", index, ".json")
+        value = files.read_sealed(path)
+        if value is None or files.sha256(files.canonical(value)) != digest:
+            raise JobError(f"the regions of tile {index} are missing or damaged: {path}; {REMEDY}")
+        return _regions_from(value)
+
     def write_final(
         self,
         names: Iterable[NDArray[Any]],
         objects: Iterable[pa.RecordBatch],
         inputs: str,
+        patches: Iterable[tuple[NDArray[np.int64], NDArray[Any]]] | None = None,
     ) -> str:
         """Write what every object is called in the end; returns the digest of that.
 
@@ -374,13 +408,19 @@ class JobStore:
             names: of every tile, in order, the final ids of its objects; 0 for dropped ones.
             objects: the table of objects, in parts.
             inputs: digest of what they were computed from.
+            patches: of every tile, in order, pixels of regions that change hands, and final ids of
+                whose they become; None where holes and islands stay as they are.
         """
         import pyarrow as pa
 
-        folder = self.path / "seams"
+        folder, written = self.path / "seams", ["table", "final"]
         _write_batches(folder / "table.arrow", objects)
         _write_batches(folder / "final.arrow", (pa.record_batch({"final": n}) for n in names))
-        found = {n: files.digest(folder / f"{n}.arrow") for n in ("table", "final")}
+        if patches is not None:
+            batches = (pa.record_batch({"seed": s, "final": n}) for s, n in patches)
+            _write_batches(folder / "patches.arrow", batches)
+            written.append("patches")
+        found = {n: files.digest(folder / f"{n}.arrow") for n in written}
         return files.write_sealed(folder / "final.json", {"inputs": inputs, **found})
 
     def final_digest(self, inputs: str) -> str | None:
@@ -388,7 +428,8 @@ class JobStore:
         marker = self._final_marker()
         if marker is None or marker["inputs"] != inputs:
             return None
-        found = {n: files.digest(self.path / "seams" / f"{n}.arrow") for n in ("table", "final")}
+        written = [n for n in marker if n != "inputs"]
+        found = {n: files.digest(self.path / "seams" / f"{n}.arrow") for n in written}
         same = {"inputs": inputs, **found} == marker
         return files.sha256(files.canonical(marker)) if same else None
 
@@ -409,8 +450,11 @@ class JobStore:
         marker = self._final_marker()
         if marker is None or files.sha256(files.canonical(marker)) != digest:
             raise JobError(f"the final ids of {self.path} changed or are damaged; {REMEDY}")
-        path = self.path / "seams" / "final.arrow"
-        return FinalNames(_mapped(path, marker["final"], "the final ids"))
+        folder, patches = self.path / "seams", None
+        names = _mapped(folder / "final.arrow", marker["final"], "the final ids")
+        if "patches" in marker:
+            patches = _mapped(folder / "patches.arrow", marker["patches"], "the patches")
+        return FinalNames(names, patches)
 
     def read_table(self) -> pa.Table:
         """The table of objects; its pages are read from disk as they are needed."""
@@ -485,8 +529,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 class FinalNames:
     """What the objects of every tile are called in the end; read from disk as it is needed."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader, self._lock = reader, threading.Lock()
+    def __init__(self, reader: Any, patches: Any = None) -> None:
+        self._reader, self._patches, self._lock = reader, patches, threading.Lock()
         self.dtype = np.dtype(str(reader.schema.field("final").type))
 
     def of_tile(self, index: int) -> Labels:
@@ -502,6 +546,18 @@ class FinalNames:
         for tile in np.unique(tiles).tolist():
             names[tiles == tile] = self.of_tile(tile)[ranks[tiles == tile].astype(int)]
         return names
+
+    def patches(self, index: int) -> tuple[NDArray[np.int64], Labels]:
+        """Regions of a tile that change hands, and whose they become.
+
+        Returns:
+            (K,) a pixel of each, y * width + x in the write window; (K,) final ids, 0: background.
+        """
+        if self._patches is None:
+            return np.zeros(0, np.int64), np.zeros(0, self.dtype)
+        with self._lock:
+            batch = self._patches.get_batch(index)
+        return batch.column(0).to_numpy(), batch.column(1).to_numpy()
 
 
 def _checked(path: Path, digest: str | None, what: str) -> bytes:
@@ -562,6 +618,18 @@ def _claims_from(value: Mapping[str, Any]) -> Claims:
         rles=tuple(rle.encode("ascii") for rle in value["rles"]),
         refused=_unpacked(value["refused"], np.uint64),
     )
+
+
+_REGIONS = fields(Regions)
+_REGION_WIDTHS = {"boxes": 4, "sides": 2, "corners": 2}
+_REGION_TYPES = {"owners": np.uint64, "open": np.bool_}
+
+
+def _regions_from(value: Mapping[str, Any]) -> Regions:
+    found = {
+        f.name: _unpacked(value[f.name], _REGION_TYPES.get(f.name, np.int64)) for f in _REGIONS
+    }
+    return Regions(**found | {n: found[n].reshape(-1, k) for n, k in _REGION_WIDTHS.items()})
 
 
 def _table_bytes(table: pa.Table) -> bytes:

@@ -120,6 +120,16 @@ def tile_segment(
         float | None,
         typer.Option(min=0, help="Drop objects of more square metres; pixels without a CRS."),
     ] = None,
+    fill_holes: Annotated[
+        float,
+        typer.Option(min=0, help="Fill holes of fewer square metres; pixels without a CRS."),
+    ] = 0.0,
+    drop_islands: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Drop smaller parts of objects, but the largest; likewise, and first."
+        ),
+    ] = 0.0,
     overlaps: Annotated[
         str | None,
         typer.Option(
@@ -243,11 +253,15 @@ def tile_segment(
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_area=min_area or 1,
         max_area=max_area,
+        fill_holes=fill_holes,
+        drop_islands=drop_islands,
         embeddings=str(cache) if cache else None,
         prompts=asked,
     )
     if min_area or max_area is not None:
-        job = replace(job, min_area=min_area, pixel_areas=_pixel_areas(tools, job))
+        job = replace(job, min_area=min_area)
+    if min_area or max_area is not None or fill_holes or drop_islands:
+        job = replace(job, pixel_areas=_pixel_areas(tools, job))
     run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
     planned = run.check()
     if dry_run:

@@ -59,6 +59,45 @@ def test_without_crs_areas_are_pixels(samplat: Cli, tmp_path: Path) -> None:
     assert sorted(geopandas.read_parquet(output)["area_px"]) == [64, 256]
 
 
+def hollow() -> Any:
+    """A square of 30 with a hole of 8 x 8 over a seam of tiles of 64, and a speck of 3 x 3."""
+    labels = np.zeros((100, 200), np.int64)
+    labels[40:70, 50:80] = 1
+    labels[50:58, 60:68] = 0
+    labels[90:93, 62:65] = 1
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("options", "area"),
+    [
+        (["--fill-holes", "16"], 900 - 64 + 9),  # pixels of a quarter of a square metre
+        (["--fill-holes", "16.3"], 900 + 9),
+        (["--drop-islands", "2.2"], 900 - 64 + 9),
+        (["--drop-islands", "2.4"], 900 - 64),
+        (["--fill-holes", "17", "--drop-islands", "3", "--min-area", "225"], 900),
+    ],
+)
+def test_holes_and_islands_in_square_metres(
+    samplat: Cli, tmp_path: Path, options: list[str], area: int
+) -> None:
+    scene = write(tmp_path / "scene.tif", painted(hollow()), **UTM)
+    outputs = tmp_path / "out.parquet", tmp_path / "out.tif"
+    sizes = ("--tile-size", "64", "--halo", "48")
+    code, _, err = samplat(
+        "tile-segment", scene, *outputs, "--segmenter", "colours", *sizes, *options
+    )
+    assert code == 0, err
+    frame = geopandas.read_parquet(outputs[0])
+    assert frame["area_px"].tolist() == [area]
+    assert frame.area.tolist() == [area / 4]
+    assert frame["area_m2"].tolist() == pytest.approx([area / 4], rel=0.01)
+    rings = frame.geometry.explode().interiors
+    assert sum(map(len, rings)) == int(area in (900 - 64, 900 - 64 + 9))
+    with rasterio.open(outputs[1]) as cog:
+        assert (cog.read(1) > 0).sum() == area
+
+
 def test_an_impossible_range_is_refused(samplat: Cli, tmp_path: Path) -> None:
     scene = write(tmp_path / "scene.tif", painted(squares()), **UTM)
     options = ("--min-area", "9", "--max-area", "3")

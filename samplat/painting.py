@@ -1,0 +1,197 @@
+"""What a tile paints, before objects have their final names, and the regions of that.
+
+Regions are surveyed between the seams and the names, by tile, and only for jobs that fill holes or
+drop islands. What is found is entered in the ledger, with the digest of the objects and seams that
+it was found in.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat.claims import NO_CLAIMS, Claims
+from samplat.errors import JobError
+from samplat.files import canonical, sha256
+from samplat.job import Plan, SegmentJob, Tools
+from samplat.pixels import ImageSource, read_valid
+from samplat.regions import BACKGROUND, Regions, find_regions
+from samplat.store import JobStore, TileRecord
+from samplat.tiles import Tile, Window
+
+ATTEMPTS = 3
+"""How often the image is asked for a tile's valid pixels."""
+
+
+def is_mended(job: SegmentJob) -> bool:
+    """Whether a job fills holes or drops islands."""
+    return job.fill_holes > 0 or job.drop_islands > 0
+
+
+def known_record(store: JobStore, index: int) -> TileRecord:
+    """The ledger's entry for a tile that was computed."""
+    return entered(store, f"tile {index}", store.read_record(index))
+
+
+def entered(store: JobStore, what: str, record: TileRecord | None) -> TileRecord:
+    """A record that must be there.
+
+    Raises:
+        JobError: it is not.
+    """
+    if record is None:
+        raise JobError(
+            f"{what} is not in the ledger of {store.path}, although it was computed; "
+            "is the directory shared with the workers?"
+        )
+    return record
+
+
+def around(planned: Plan, index: int) -> Iterator[Tile]:
+    """A tile and those whose read windows overlap its own, in order."""
+    return planned.grid.overlapping(planned.grid[index].read)
+
+
+def seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
+    """Digest of what a tile's seams are found from."""
+    digests = {str(t.index): record(t.index).objects_sha256 for t in around(planned, index)}
+    return sha256(canonical(digests))
+
+
+def seams_digest(planned: Plan, store: JobStore, index: int) -> str | None:
+    """Digest of the seams of a tile; None where there are none, as with prompts."""
+    if planned.prompts is not None:
+        return None
+    inputs = seam_inputs(planned, index, functools.partial(known_record, store))
+    return store.seams_digest(index, inputs) or "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """What a tile paints."""
+
+    labels: NDArray[np.uint32]
+    """(y, x) over its write window: index into `ids` + 1, or 0."""
+    ids: NDArray[np.uint64]
+    """(N,) provisional ids of its objects, and of those that it claims."""
+
+
+def painting_of(planned: Plan, store: JobStore, record: TileRecord) -> Painting:
+    """What a finished tile paints."""
+    tile = planned.grid[record.index]
+    objects, claims = store.read_objects(tile, record), _claims(planned, store, record.index)
+    labels = objects.labels(tile.write)[0]
+    if claims.rles:
+        claimed = claims.labels(tile.write)[0]
+        np.copyto(labels, claimed + np.uint32(len(objects)), where=claimed > 0)
+    return Painting(labels=labels, ids=np.concatenate([objects.ids, claims.ids]))
+
+
+def _claims(planned: Plan, store: JobStore, index: int) -> Claims:
+    digest = seams_digest(planned, store, index)
+    return NO_CLAIMS if digest is None else store.read_seams(index, digest)[1]
+
+
+def survey_inputs(record: TileRecord, seams: str | None) -> str:
+    """Digest of what a tile's regions are found in."""
+    return sha256(canonical({"objects": record.objects_sha256, "seams": seams}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyTask:
+    """Finds the regions of what a tile paints, and enters them in the ledger."""
+
+    plan: Plan
+    tools: Tools
+    pixel_areas: tuple[float, ...]
+    """Area of a pixel of each tile."""
+
+    def __call__(self, index: int) -> str:
+        """Digest of the regions."""
+        store = JobStore(path=Path(self.plan.job.job_dir))
+        record = known_record(store, index)
+        painting = painting_of(self.plan, store, record)
+        holes = self.plan.job.fill_holes > 0
+        regions, image = find_regions(painting.labels, painting.ids, background=holes)
+        if holes:
+            regions = self._opened(index, regions, image)
+        inputs = survey_inputs(record, seams_digest(self.plan, store, index))
+        return store.write_regions(index, regions, inputs)
+
+    def _opened(self, index: int, regions: Regions, image: NDArray[np.int32]) -> Regions:
+        """Regions, with those that cannot be a part of a hole marked."""
+        opened = _at_the_edge(self.plan, index, regions)
+        sizes = regions.areas * self.pixel_areas[index]
+        maybe = (regions.owners == BACKGROUND) & ~opened & (sizes < self.plan.job.fill_holes)
+        if maybe.any():
+            # a patch is a hole as a whole or, if any of it is invalid, nowhere
+            boxes = regions.boxes[maybe]
+            (top, left), (bottom, right) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+            invalid = ~self._valid(index, (top, left), (bottom, right))
+            touched = np.unique(image[top:bottom, left:right][invalid])
+            opened[touched[touched > 0] - 1] = True
+        return replace(regions, open=opened)
+
+    def _valid(
+        self, index: int, start: tuple[int, int], stop: tuple[int, int]
+    ) -> NDArray[np.bool_]:
+        corner = self.plan.grid[index].write.start
+        part = Window(start=(0, *map(int, start)), stop=(1, *map(int, stop)))
+        window = part.shifted(corner).shifted(self.plan.window.start)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                valid = read_valid(_shared_source(self.plan, self.tools), window)[1]
+            except Exception as failure:
+                if attempt == ATTEMPTS:
+                    raise JobError(
+                        f"the image cannot be read again, to see which pixels of tile {index} are "
+                        f"valid: {failure}; mend that and run the same command again, it resumes"
+                    ) from failure
+            else:
+                return valid[0]  # type: ignore[no-any-return]
+        raise AssertionError("there is a last attempt")
+
+
+def _at_the_edge(planned: Plan, index: int, regions: Regions) -> NDArray[np.bool_]:
+    """(R,) True: the region touches the image's edge."""
+    write, opened = planned.grid[index].write, np.zeros(len(regions) + 1, bool)
+    _, height, width = planned.grid.shape
+    for edge, place, end in (
+        (regions.top, write.start[1], 0),
+        (regions.left, write.start[2], 0),
+        (regions.bottom, write.stop[1], height),
+        (regions.right, write.stop[2], width),
+    ):
+        opened[edge] |= place == end
+    return opened[1:]
+
+
+# Open files are not picklable: each process opens the image once per job, and without the model.
+_sources: dict[str, ImageSource] = {}
+_sources_lock = threading.Lock()
+
+
+def _shared_source(planned: Plan, tools: Tools) -> ImageSource:
+    with _sources_lock:
+        if planned.job.job_dir not in _sources:
+            _sources[planned.job.job_dir] = tools.open_source(planned.job.source)
+        return _sources[planned.job.job_dir]
+
+
+@contextmanager
+def closing_source(planned: Plan) -> Iterator[None]:
+    """Close the image afterwards, if the survey opened it in this process."""
+    try:
+        yield
+    finally:
+        with _sources_lock:
+            source = _sources.pop(planned.job.job_dir, None)
+        if source is not None:
+            source.close()
