@@ -218,8 +218,8 @@ class JobResult:
 
     nested: pa.Table | None = None
     """One row per mask, by id, if they were asked for: the columns of `objects`; `parent_id`, the
-    id of the mask in which it lies or null; `group`, how the job directory calls it. Ids that
-    `objects` has are the same objects."""
+    id of the mask in which it lies or null; `label_ids`, the ids of its pixels in the labels, where
+    it shows; `group`, how the job directory calls it."""
 
     @property
     def features(self) -> pa.Table:

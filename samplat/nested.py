@@ -21,11 +21,19 @@ from samplat.claims import NO_CLAIMS, Claims
 from samplat.errors import JobError
 from samplat.files import canonical, sha256
 from samplat.job import Plan, tile_pixel_areas
-from samplat.merging import Groups, Parts, Tally, object_batches, tally
+from samplat.merging import Groups, Parts, Tally, lists_of, object_batches, tally
 from samplat.nested_store import NestedStore
-from samplat.nesting import Layers, MaskLinks, find_parents, group_masks, match_masks, tile_layers
+from samplat.nesting import (
+    Layers,
+    MaskLinks,
+    find_parents,
+    group_masks,
+    match_masks,
+    name_groups,
+    tile_layers,
+)
 from samplat.objects import WholeMasks
-from samplat.shards import HOLE
+from samplat.shards import HOLE, Labels
 from samplat.store import FinalNames, JobStore, TileRecord
 from samplat.tiles import Tile
 
@@ -120,7 +128,7 @@ class Nesting:
 
     def links_inputs(self, index: int) -> str:
         """Digest of what a tile's links are found from."""
-        return sha256(canonical({"final": self.final, **self.masks_inputs(index)}))
+        return sha256(canonical(self.masks_inputs(index)))
 
     def links_digest(self, index: int) -> str | None:
         """Digest of a tile's links, if they are there."""
@@ -148,7 +156,7 @@ def _final(store: JobStore, digest: str) -> FinalNames:
 
 @functools.lru_cache(maxsize=2)
 def _groups(store: NestedStore, digest: str) -> FinalNames:
-    return store.read_groups(digest)[0]
+    return store.read_groups(digest)
 
 
 def _done(
@@ -168,14 +176,6 @@ def _done(
     return [d for d in digests if d is not None]
 
 
-def _names(job: Nesting, index: int, masks: WholeMasks) -> NDArray[Any]:
-    """Final ids of what is left of a tile's masks in the labels; 0 for nothing."""
-    final = _final(job.store, job.final).of_tile(index)
-    known = np.concatenate([final, np.zeros(1, final.dtype)])
-    names: NDArray[Any] = known[masks.flat]
-    return names
-
-
 @dataclass(frozen=True, kw_only=True)
 class LinkTask:
     """Finds which masks of a tile are masks of its neighbours of higher index."""
@@ -190,23 +190,33 @@ class LinkTask:
 
     def _meet(self, index: int, other: int) -> MaskLinks:
         job = self.nesting
-        mine, theirs = job.masks(index), job.masks(other)
-        names = _names(job, index, mine), _names(job, other, theirs)
-        return match_masks(mine, theirs, names, job.plan.job.seams.iou)
+        least = job.plan.job.seams.iou
+        return match_masks(job.masks(index), job.masks(other), least)
 
 
 def _group(job: Nesting, digests: Sequence[str], inputs: str) -> str:
     """Decide which masks are one, and enter it; returns the digest of that."""
     store, counts = job.nested_store, np.zeros(len(job.records), np.int64)
-    names: list[NDArray[Any]] = [np.zeros(0, _final(job.store, job.final).dtype)]
+    names, areas = [np.zeros(0, _final(job.store, job.final).dtype)], [np.zeros(0, np.int64)]
     for index in job.done:
-        masks = job.masks(index)
-        counts[index] = len(masks)
-        names.append(_names(job, index, masks))
-    links = MaskLinks.joined(map(store.read_links, job.done, digests))
-    groups, named = group_masks(counts, np.concatenate(names), links)
-    each_tile = (groups.of_tile(index) for index in range(len(counts)))
-    return store.write_groups(each_tile, named, inputs)
+        found, each = _left_of(job, index)
+        counts[index] = len(found)
+        names.append(found)
+        areas.append(each)
+    groups = group_masks(counts, MaskLinks.joined(map(store.read_links, job.done, digests)))
+    named = name_groups(groups, np.concatenate(names), np.concatenate(areas))
+    return store.write_groups(named, inputs)
+
+
+def _left_of(job: Nesting, index: int) -> tuple[Labels, NDArray[np.int64]]:
+    """What the labels show of a tile's masks: final ids, 0 for nothing, and pixels."""
+    final, flat = _final(job.store, job.final).of_tile(index), job.masks(index).flat
+    parts = job.store.read_parts(job.plan.grid[index], job.records[index])
+    shown = np.flatnonzero(flat >= 0)
+    names, areas = np.zeros(len(flat), final.dtype), np.zeros(len(flat), np.int64)
+    areas[shown] = parts.owned_areas[flat[shown]]
+    names[shown] = np.where(areas[shown] > 0, final[flat[shown]], 0)
+    return names, areas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +250,10 @@ def _rows(job: Nesting, groups: str, digests: Sequence[str]) -> Iterator[pa.Reco
     """The table of masks, some rows at a time."""
     import pyarrow as pa
 
-    _, names = job.nested_store.read_groups(groups)
+    names, showing, shown = job.nested_store.read_names(groups)
     found, pairs, shared = _added_up(job, digests, len(names))
-    ids = _mask_ids(job, found, names)
+    ids = _mask_ids(job, found, names, int(shown.max(initial=0)))
+    starts = np.searchsorted(showing, np.arange(len(names) + 1))
     kept = (ids[pairs] > 0).all(axis=1) if len(pairs) else np.zeros(0, bool)
     parents = find_parents(pairs[kept], shared[kept], found.areas)
     parent_ids, begin = np.where(parents >= 0, ids[parents], 0), 0
@@ -251,7 +262,9 @@ def _rows(job: Nesting, groups: str, digests: Sequence[str]) -> Iterator[pa.Reco
         rows = present[begin : begin + len(batch)]
         begin += len(batch)
         lies_in = pa.array(parent_ids[rows], mask=parent_ids[rows] == 0)
-        yield batch.append_column("parent_id", lies_in).append_column("group", pa.array(rows))
+        batch = batch.append_column("parent_id", lies_in)
+        batch = batch.append_column("label_ids", lists_of(starts, shown, rows))
+        yield batch.append_column("group", pa.array(rows))
 
 
 def _added_up(
@@ -305,12 +318,12 @@ def _as_parts(index: int, layers: Layers) -> tuple[Parts, Claims]:
     return parts, claims
 
 
-def _mask_ids(job: Nesting, found: Tally, names: NDArray[Any]) -> NDArray[Any]:
-    """(G,) final ids: those of the labels, and then of the masks of which nothing is left there."""
+def _mask_ids(job: Nesting, found: Tally, names: NDArray[Any], largest: int) -> NDArray[Any]:
+    """(G,) final ids: those of the labels, and beyond the largest one there those of the others."""
     least, most = job.plan.job.min_area, job.plan.job.max_area
     sizes, more = found.sizes, np.inf if most is None else most
     hidden = (names == 0) & (found.areas > 0) & (sizes >= least) & (sizes <= more)
     ids = names.astype(np.uint64)
-    ids[hidden] = ids.max(initial=0) + np.cumsum(hidden)[hidden].astype(np.uint64)
+    ids[hidden] = np.uint64(largest) + np.cumsum(hidden)[hidden].astype(np.uint64)
     ids[hidden & (ids >= HOLE)] += np.uint64(1)
     return ids.astype(names.dtype if ids.max(initial=0) < HOLE else np.uint64)

@@ -4,7 +4,9 @@
 
     JOB/nested/000123.parquet        masks of a tile (`JobStore.write_whole`; the ledger's digest)
     JOB/nested/000123.links.json     which of them are masks of tiles of higher index
-    JOB/nested/groups.arrow          the group of each mask, tile by tile, and groups.json
+    JOB/nested/groups.arrow          the group of each mask, tile by tile
+    JOB/nested/names.arrow           the id of each group in the labels, or 0
+    JOB/nested/showing.arrow         which groups show where in the labels; groups.json marks all
     JOB/nested/000123.layers.parquet what the groups cover of a write window, and its marker
     JOB/nested/table.arrow           the table of masks, and table.json, the marker
 """
@@ -23,7 +25,7 @@ from samplat import files
 from samplat.errors import JobError
 from samplat.masks import decode_labels
 from samplat.merging import BOX_COLUMNS
-from samplat.nesting import Layers, MaskLinks
+from samplat.nesting import Layers, MaskLinks, Named
 from samplat.store import (
     REMEDY,
     FinalNames,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 FLAT_FIELDS = ("groups", "areas", "owned_areas", "predicted_iou", "stability", "cut", "interrupted")
 """Of `Layers`, those that are columns as they are."""
+
+GROUP_FILES = ("groups", "names", "showing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,37 +84,50 @@ class NestedStore:
             shared=unpacked(value["shared"], np.int64),
         )
 
-    def write_groups(
-        self, groups: Iterable[NDArray[np.int64]], names: NDArray[Any], inputs: str
-    ) -> str:
-        """Write the groups of every tile's masks, in order of tile, and their names."""
+    def write_groups(self, named: Named, inputs: str) -> str:
+        """Write the groups of all masks; returns the digest of that."""
         import pyarrow as pa
 
-        each = (pa.record_batch({"final": some}) for some in groups)
+        groups = named.groups
+        each = (
+            pa.record_batch({"final": groups.of_tile(index)})
+            for index in range(len(groups.starts) - 1)
+        )
         write_batches(self._file("groups.arrow"), each)
-        write_batches(self._file("names.arrow"), [pa.record_batch({"final": names})])
+        write_batches(self._file("names.arrow"), [pa.record_batch({"final": named.names})])
+        showing = pa.record_batch({"group": named.showing, "id": named.ids})
+        write_batches(self._file("showing.arrow"), [showing])
         return files.write_sealed(self._file("groups.json"), {"inputs": inputs, **self._found()})
 
     def _found(self) -> dict[str, str | None]:
-        return {name: files.digest(self._file(f"{name}.arrow")) for name in ("groups", "names")}
+        return {name: files.digest(self._file(f"{name}.arrow")) for name in GROUP_FILES}
 
     def groups_digest(self, inputs: str) -> str | None:
         """Digest of the groups; None when they are missing, damaged, or of other inputs."""
         marker = files.read_sealed(self._file("groups.json"))
         return _digest_of(marker, inputs) if marker == {"inputs": inputs, **self._found()} else None
 
-    def read_groups(self, digest: str) -> tuple[FinalNames, NDArray[Any]]:
-        """The groups of every tile's masks, and the names (G,) of all groups.
+    def read_groups(self, digest: str) -> FinalNames:
+        """The groups of every tile's masks.
 
         Raises:
             JobError: missing, or they do not match the digest.
         """
+        return FinalNames(self._group_file("groups", digest))
+
+    def read_names(self, digest: str) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
+        """Of the groups, as in `Named`: names, showing and ids.
+
+        Raises:
+            JobError: missing, or they do not match the digest.
+        """
+        showing = self._group_file("showing", digest).get_batch(0)
+        names = FinalNames(self._group_file("names", digest)).of_tile(0)
+        return names, showing["group"].to_numpy(), showing["id"].to_numpy()
+
+    def _group_file(self, name: str, digest: str) -> Any:
         marker = _sealed(self._file("groups.json"), digest, "the groups of masks")
-        groups, names = (
-            mapped_batches(self._file(f"{n}.arrow"), marker[n], "the groups of masks")
-            for n in ("groups", "names")
-        )
-        return FinalNames(groups), FinalNames(names).of_tile(0)
+        return mapped_batches(self._file(f"{name}.arrow"), marker[name], "the groups of masks")
 
     def write_layers(self, index: int, layers: Layers, inputs: str) -> str:
         """Write what masks cover of a tile; returns the digest of that."""

@@ -4,18 +4,18 @@ Masks of one tile may overlap, which changes what proves two of them to be one. 
 another one proves nothing here: so does a window in its roof. What counts is the IoU in the strip
 that both tiles see. Of disjoint objects only one can have an IoU above 0.5 with a given one; of
 overlapping masks several can: both of two that cover a strip whole have the IoU 1 there. So pairs
-are taken from the best one down, between two tiles each mask once, the larger ones of equals first, as
-is right when they are nested; and no group gets two masks of one tile.
+are taken from the best one down, between two tiles each mask once, the larger ones of equals first,
+as is right when they are nested; and no group gets two masks of one tile.
 
-The flat partition is not touched, and its names hold here: masks whose objects have one id are one,
-and what would make masks of two ids one is refused. So every id of the labels is the id of exactly
-one mask.
+The flat partition is decided before, by what is left of the masks, and is not touched. Where it is
+of another opinion, a mask shows in several of its objects, or an object shows several masks: ids
+are then given one to one, from the most pixels down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,23 +80,18 @@ class MaskLinks:
 def match_masks(
     first: WholeMasks,
     second: WholeMasks,
-    names: tuple[NDArray[Any], NDArray[Any]],
     least_iou: float,
 ) -> MaskLinks:
-    """Masks of two tiles that are one, each once, besides those whose objects are.
+    """Masks of two tiles that are one, each once.
 
     Args:
         first: masks of a tile.
         second: masks of another tile, whose read window overlaps.
-        names: final ids of what is left of both ones' masks in the flat partition; 0 for nothing.
         least_iou: they are one when their IoU where both tiles see is above this.
     """
     strip = first.masks.tile.read.intersection(second.masks.tile.read)
     i, j, shared, ious = shared_pixels(first, second, strip)
-    mine, theirs = names
-    # who has a partner by name has it already
-    settled = np.isin(mine, theirs[theirs > 0])[i] | np.isin(theirs, mine[mine > 0])[j]
-    fit = (ious > least_iou) & ~settled & ((mine[i] == 0) | (theirs[j] == 0))
+    fit = ious > least_iou
     order = np.lexsort((j, i, -second.masks.areas[j], -first.masks.areas[i], -ious))
     kept = _once_each(i, j, order[fit[order]])
     ids = np.stack([first.masks.ids[i[kept]], second.masks.ids[j[kept]]], axis=1)
@@ -117,61 +112,38 @@ def _once_each(
     return np.array(kept, np.int64)
 
 
-def group_masks(
-    counts: NDArray[np.int64], names: NDArray[Any], links: MaskLinks
-) -> tuple[Groups, NDArray[Any]]:
+def group_masks(counts: NDArray[np.int64], links: MaskLinks) -> Groups:
     """Put masks that are one into groups; the order in which links were found does not matter.
 
     Links hold from the best IoU down, and of equal ones from the most pixels down, but for those
-    that would give a group two names, or two masks of one tile. Groups with a name come first, by
-    name, and the others by their smallest provisional id.
+    that would give a group two masks of one tile.
 
     Args:
         counts: (T,) masks of each tile.
-        names: (N,) final ids of what is left of each in the flat partition; 0 for nothing.
         links: of masks of different tiles.
 
     Returns:
-        the groups, and (G,) the name of each or 0.
+        groups in order of their smallest provisional ids.
     """
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    sets = _Sets.of(names.astype(np.int64), np.repeat(np.arange(len(counts)), counts))
+    sets = _Sets(parent=np.arange(starts[-1]), tiles=np.repeat(np.arange(len(counts)), counts))
     order = np.lexsort((links.ids[:, 1], links.ids[:, 0], -links.shared, -links.ious))
     first, second = (places(links.ids[order, side], starts).tolist() for side in (0, 1))
     for a, b in zip(first, second, strict=True):
         sets.unite(a, b)
-    parent, named = sets.roots(), sets.names
-    roots = np.unique(parent)
-    ranked = roots[np.lexsort((roots, named[roots], named[roots] == 0))]
-    number = np.zeros(len(parent), np.int64)
-    number[ranked] = np.arange(len(ranked))
-    groups = Groups(starts=starts, group=number[parent], count=len(ranked))
-    return groups, named[ranked].astype(names.dtype)
+    roots, group = np.unique(sets.roots(), return_inverse=True)
+    return Groups(starts=starts, group=group.astype(np.int64), count=len(roots))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Sets:
-    """Union-find with the smallest as root, in which no set gets two names or a tile twice."""
+    """Union-find with the smallest as root, in which no set gets a tile twice."""
 
     parent: NDArray[np.int64]
-    names: NDArray[np.int64]
-    """Of roots."""
     tiles: NDArray[np.int64]
     """Of each mask."""
-    several: dict[int, set[int]]
+    several: dict[int, set[int]] = field(default_factory=dict)
     """Tiles of sets of more than one mask, by root."""
-
-    @classmethod
-    def of(cls, names: NDArray[np.int64], tiles: NDArray[np.int64]) -> _Sets:
-        """Masks with one name are in one set, those without are alone."""
-        parent, several = np.arange(len(names)), dict[int, set[int]]()
-        known = np.flatnonzero(names)
-        _, first, inverse = np.unique(names[known], return_index=True, return_inverse=True)
-        parent[known] = known[first][inverse]
-        for root, mask in zip(parent[known].tolist(), known.tolist(), strict=True):
-            if root != mask:
-                several.setdefault(root, {int(tiles[root])}).add(int(tiles[mask]))
-        return cls(parent=parent, names=names, tiles=tiles, several=several)
 
     def root(self, mask: int) -> int:
         """Of the set of a mask."""
@@ -182,16 +154,13 @@ class _Sets:
     def unite(self, one: int, other: int) -> None:
         """Make the sets of two masks one, if that may be."""
         low, high = sorted((self.root(one), self.root(other)))
-        if low == high or (self.names[low] and self.names[high]):
-            return
         fewer, more = sorted((self._tiles(low), self._tiles(high)), key=len)
-        if not fewer.isdisjoint(more):
+        if low == high or not fewer.isdisjoint(more):
             return
         self.several.pop(high, None)
         self.several[low] = more
         more |= fewer
         self.parent[high] = low
-        self.names[low] = max(self.names[low], self.names[high])
 
     def _tiles(self, root: int) -> set[int]:
         return self.several.get(root) or {int(self.tiles[root])}
@@ -202,6 +171,55 @@ class _Sets:
         while (found[found] != found).any():
             found = found[found]
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """Groups of masks, and where they show in the labels."""
+
+    groups: Groups
+    """Those with an id of the labels first, by id, and then the others as they were."""
+    names: NDArray[Any]
+    """(G,) that id; 0 for the others."""
+    showing: NDArray[np.int64]
+    """(S,) groups that show in the labels, ascending, once for each id."""
+    ids: NDArray[Any]
+    """(S,) ids that their pixels have there, ascending for each group."""
+
+
+def name_groups(groups: Groups, names: NDArray[Any], areas: NDArray[np.int64]) -> Named:
+    """Give groups ids of the labels: each at most one, and each id at most once.
+
+    Of all pairs of a group and an id, those that share most pixels come first, then the smaller id,
+    then the smaller group.
+
+    Args:
+        groups: of all masks.
+        names: (N,) id of what is left of each mask in the labels; 0 for nothing.
+        areas: (N,) pixels of that.
+    """
+    left = np.flatnonzero(names)
+    pairs, which = np.unique(
+        np.stack([groups.group[left], names[left].astype(np.int64)], axis=1),
+        axis=0,
+        return_inverse=True,
+    )
+    shared = np.bincount(which.ravel(), weights=areas[left], minlength=len(pairs))
+    order = np.lexsort((pairs[:, 0], pairs[:, 1], -shared))
+    chosen = pairs[_once_each(pairs[:, 0], pairs[:, 1], order)]
+    given = np.zeros(groups.count, names.dtype)
+    given[chosen[:, 0]] = chosen[:, 1]
+    ranked = np.lexsort((np.arange(groups.count), given, given == 0))
+    number = np.zeros(groups.count, np.int64)
+    number[ranked] = np.arange(groups.count)
+    showing = number[pairs[:, 0]]
+    order = np.lexsort((pairs[:, 1], showing))
+    return Named(
+        groups=Groups(starts=groups.starts, group=number[groups.group], count=groups.count),
+        names=given[ranked],
+        showing=showing[order],
+        ids=pairs[order, 1].astype(names.dtype),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,7 +385,7 @@ def _reaching_out(mine: WholeMasks, lost: Sequence[Window], image: Window) -> ND
     """Masks that reach into a lost window, or out of the image."""
     boxes, read = mine.masks.boxes, mine.masks.tile.read
     outside = (boxes[:, :3] < image.start) | (boxes[:, 3:] > image.stop)
-    found: NDArray[np.bool_] = outside.any(axis=1)
+    found: NDArray[np.bool_] = np.asarray(outside.any(axis=1))
     for window in lost:
         part = window.intersection(read)
         for rank in mine.masks.meeting(part).tolist() if part.size else ():
