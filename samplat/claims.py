@@ -125,7 +125,7 @@ class _Reach:
         reach = np.bincount(labels.ravel(), minlength=size)[1:]
         open_ground = np.bincount(labels[free], minlength=size)[1:]
         fits = open_ground >= np.maximum(1, (1 - MOST_COVERED) * reach)
-        fits &= (theirs.cut & _facing(theirs, tile.write)) == 0
+        fits &= (theirs.cut & facing(theirs, tile.write)) == 0
         return cls(
             part=part,
             labels=labels,
@@ -135,7 +135,7 @@ class _Reach:
         )
 
 
-def _facing(theirs: TileObjects, write: Window) -> int:
+def facing(theirs: TileObjects, write: Window) -> int:
     """Sides of a tile's read window that lie inside of another one's write window, as in `cut`."""
     sides = 0
     for axis, (low, high) in enumerate(zip(write.start, write.stop, strict=True)):

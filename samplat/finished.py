@@ -10,6 +10,7 @@ from typing import Any
 
 from samplat.errors import JobError
 from samplat.job import JobResult, SegmentJob, warnings_of
+from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
@@ -50,7 +51,15 @@ def _result(store: JobStore, run: RunRecord) -> JobResult:
         objects=store.read_table(),
         store=store,
         warnings=warnings_of(records),
+        nested=_nested(store, final) if job.nested else None,
     )
+
+
+def _nested(store: JobStore, final: str) -> Any:
+    nested = NestedStore(path=store.path)
+    if not nested.is_finished(final):
+        raise JobError(f"the job in {store.path} is not finished, masks are not nested; {REMEDY}")
+    return nested.read_table()
 
 
 def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, TileGrid]:

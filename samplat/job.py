@@ -17,6 +17,7 @@ from samplat.answers import PromptedSegmenter
 from samplat.errors import InputError
 from samplat.files import canonical, sha256
 from samplat.masks import MaskSet, Overlaps
+from samplat.nested_store import NestedStore
 from samplat.object_prompts import Prompter, PromptSpec, ScenePrompts
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.prompt_units import PromptUnit, Sight, plan_units
@@ -125,6 +126,9 @@ class SegmentJob:
     smallest shows a tile at once and the larger ones show it in parts; see `samplat.scale`."""
     overlaps: Overlaps = "best"
     """Which mask gets a pixel that several masks of a tile claim."""
+    nested: bool = False
+    """Whether all masks are kept whole, too, each with the one that it lies in; see `nested`. The
+    labels are the same."""
     min_area: float = 1
     """Smaller objects, after merging, become background; in pixels, or as `pixel_areas` has it."""
     max_area: float | None = None
@@ -217,6 +221,33 @@ class JobResult:
     """What became of each feature that was asked for; None without prompts. Columns: `feature`,
     from 1 as in the file; `prompt_id`; `fate`; `id` of its object or null; `factor`, how many times
     smaller the object was seen as a whole; `note`."""
+
+    nested: pa.Table | None = None
+    """One row per mask, by id, if they were asked for: the columns of `objects`; `parent_id`, the
+    id of the mask in which it lies or null; `label_ids`, the ids of its pixels in the labels, where
+    it shows; `group`, how the job directory calls it."""
+
+    @property
+    def features(self) -> pa.Table:
+        """What vector outputs show: all masks if they were asked for, otherwise the objects."""
+        return self.objects if self.nested is None else self.nested
+
+    def nested_masks(self, index: int) -> Iterator[tuple[int, Window, NDArray[np.bool_]]]:
+        """What the masks cover of a tile's write window, by id: row in `nested`, box, and pixels.
+
+        Pixels are (y, x) over the box; True: covered. Only where `nested` is there.
+
+        Raises:
+            JobError: they are missing or damaged.
+        """
+        if self.tiles[index].outcome == "done":
+            store = NestedStore(path=self.store.path)
+            yield from store.masks_of(self.grid[index], self._mask_groups)
+
+    @functools.cached_property
+    def _mask_groups(self) -> NDArray[np.int64]:
+        groups: NDArray[np.int64] = self.features["group"].to_numpy()
+        return groups
 
     @functools.cached_property
     def run(self) -> RunRecord:
@@ -330,6 +361,8 @@ def _check_prompted(job: SegmentJob, factory: SegmenterFactory) -> None:
         raise InputError(
             "prompts say themselves where to look: leave out the window, or the prompts beyond it"
         )
+    if job.nested:
+        raise InputError("answers to prompts are not nested: leave out `nested`, or the prompts")
     if len(job.scales) > 1:
         raise InputError(f"prompts are answered at one scale, got {job.scales}")
 
@@ -374,15 +407,17 @@ def _identity(
         "scales": sorted(job.scales),
         "overlaps": job.overlaps,
         "min_area": job.min_area,
-        **_given_areas(job),
+        **_given(job),
         "seams": asdict(job.seams),
     }
 
 
-def _given_areas(job: SegmentJob) -> dict[str, Any]:
-    """What a job says of areas, if it does: jobs that do not are what they were before."""
+def _given(job: SegmentJob) -> dict[str, Any]:
+    """What a job says of areas and nesting, if it does: jobs that do not are what they were."""
     given: dict[str, Any] = {} if job.max_area is None else {"max_area": job.max_area}
     given |= {n: getattr(job, n) for n in ("drop_islands", "fill_holes") if getattr(job, n)}
+    if job.nested:
+        given["nested"] = True
     if job.pixel_areas is not None:
         given["pixel_areas"] = sha256(canonical({"": job.pixel_areas}))
     return given
@@ -399,6 +434,8 @@ def _check_parameters(job: SegmentJob) -> None:
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    if job.nested and (job.fill_holes or job.drop_islands):
+        raise InputError("nested masks are whole: leave out fill_holes and drop_islands, or nested")
     if len(set(job.scales)) < len(job.scales):
         raise InputError(f"expected scales that differ, got {job.scales}")
     if job.max_area is not None and job.max_area < job.min_area:

@@ -349,7 +349,7 @@ def object_batches(found: Tally, ids: NDArray[Any]) -> Iterator[pa.RecordBatch]:
         rows = kept[begin : begin + ROWS]
         columns = _columns(found, rows)
         columns["id"] = ids[rows]
-        columns["tiles"] = _lists(starts, painters, rows)
+        columns["tiles"] = lists_of(starts, painters, rows)
         asked = found.prompts[rows]
         columns["prompt"] = pa.array(asked, pa.int64(), mask=asked < 0)
         yield pa.record_batch({name: columns[name] for name in OBJECT_COLUMNS})
@@ -381,9 +381,10 @@ def _painters(found: Tally) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     return np.concatenate([[0], np.cumsum(counts)]), painters
 
 
-def _lists(
-    starts: NDArray[np.int64], values: NDArray[np.int32], rows: NDArray[np.int64]
+def lists_of(
+    starts: NDArray[np.int64], values: NDArray[Any], rows: NDArray[np.int64]
 ) -> pa.ListArray:
+    """For each row a list: the values from its start to the next one."""
     import pyarrow as pa
 
     counts = starts[rows + 1] - starts[rows]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.label_loops import Codes, joined, measure
-from samplat.masks import MaskSet, Overlaps, decode_labels, encode_labels
+from samplat.masks import MaskSet, Overlaps, decode_labels, encode_labels, encode_runs
 from samplat.tiles import Tile, Window
 
 
@@ -40,6 +42,9 @@ class TileObjects:
     bit 2 * axis for the low side, bit 2 * axis + 1 for the high one."""
     prompts: NDArray[np.int64]
     """(N,) number of the prompt that asked for it; -1 where none did."""
+    whole: WholeMasks | None = None
+    """The masks that they were made of, whole, while they are on the way to the ledger; only on
+    request."""
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -75,6 +80,51 @@ class TileObjects:
         return np.flatnonzero((top < y1) & (left < x1) & (bottom > y0) & (right > x0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class WholeMasks:
+    """N masks of a tile, not cut by each other: all that have a valid pixel, in their order."""
+
+    masks: TileObjects
+    """Them, cut to valid pixels. They may overlap, so that `labels` does not tell them apart."""
+    flat: NDArray[np.int64]
+    """(N,) local rank of the object that is left of each in the flat partition; -1: nothing is."""
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def pixels(self, rank: int, window: Window) -> NDArray[np.int64]:
+        """Where a mask lies in a part of the read window.
+
+        Returns:
+            numbers of pixels down the columns of the window, ascending.
+        """
+        inside = _box_window(self.masks.boxes[rank]).intersection(window)
+        if not inside.size:
+            return np.zeros(0, np.int64)
+        _, rows, columns = inside.relative_to(self.masks.tile.read).slices
+        _, height, width = self.masks.tile.read.shape
+        chosen = np.array([rank])
+        codes = self.masks._codes
+        crop = decode_labels(codes, (height, width), part=(rows, columns), chosen=chosen)
+        x, y = np.nonzero(crop.T)
+        _, top, left = inside.relative_to(window).start
+        numbers: NDArray[np.int64] = (x + left) * window.shape[1] + (y + top)
+        return numbers
+
+
+def _box_window(box: NDArray[np.int64]) -> Window:
+    z0, y0, x0, z1, y1, x1 = (int(v) for v in box)
+    return Window(start=(z0, y0, x0), stop=(z1, y1, x1))
+
+
+def encode_pixels(pixels: NDArray[np.int64], size: tuple[int, int]) -> bytes:
+    """Run-length counts of a mask (H, W) given by its pixels, down the columns, ascending."""
+    first = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
+    last = np.append(first[1:], len(pixels)) - 1
+    edges = np.stack([pixels[first], pixels[last] + 1], axis=1).ravel()
+    return encode_runs([np.diff(edges, prepend=0, append=size[0] * size[1])], size)[0]
+
+
 def tile_objects(
     masks: MaskSet,
     *,
@@ -83,6 +133,7 @@ def tile_objects(
     bounds: Window,
     overlaps: Overlaps,
     prompts: NDArray[np.int64] | None = None,
+    nested: bool = False,
 ) -> TileObjects:
     """The masks of a tile as disjoint objects in the frame of the image.
 
@@ -96,6 +147,7 @@ def tile_objects(
         bounds: all that could be read, (z, y, x).
         overlaps: which mask gets a pixel that several claim.
         prompts: number of the prompt that asked for each mask; None where none did.
+        nested: keep the masks whole, too.
     """
     claimed = masks.to_labels(overlaps)
     claimed[~valid[0]] = 0
@@ -121,7 +173,78 @@ def tile_objects(
         points=(masks.points[kept] + np.array([x0, y0], np.float32)).astype(np.float32),
         cut=_cut_sides(labels, len(kept), tile.read, bounds),
         prompts=np.full(len(kept), -1, np.int64) if prompts is None else prompts[kept],
+        whole=_whole_masks(masks, kept, tile, valid[0], bounds) if nested else None,
     )
+
+
+def _whole_masks(
+    masks: MaskSet,
+    kept: NDArray[np.int64],
+    tile: Tile,
+    valid: NDArray[np.bool_],
+    bounds: Window,
+) -> WholeMasks:
+    """The masks themselves; `kept` are those of which the partition has something left."""
+    flat = np.full(len(masks), -1, np.int64)
+    flat[kept] = np.arange(len(kept))
+    outlines = list(_measured_masks(masks, tile, valid))
+    there = np.array([k for k, *_ in outlines], np.int64)
+    boxes, owned_boxes = (
+        np.array([each[n] for each in outlines], np.int64).reshape(-1, 6) for n in (2, 4)
+    )
+    areas, owned_areas = (np.array([each[n] for each in outlines], np.int64) for n in (3, 5))
+    corner = np.array([tile.read.start[2], tile.read.start[1]], np.float32)
+    whole = TileObjects(
+        tile=tile,
+        rles=tuple(each[1] for each in outlines),
+        boxes=boxes,
+        areas=areas,
+        owned_boxes=owned_boxes,
+        owned_areas=owned_areas,
+        predicted_iou=masks.predicted_iou[there],
+        stability=masks.stability[there],
+        points=(masks.points[there] + corner).astype(np.float32),
+        cut=_cut_boxes(boxes, tile.read, bounds),
+        prompts=np.full(len(there), -1, np.int64),
+    )
+    return WholeMasks(masks=whole, flat=flat[there])
+
+
+def _measured_masks(
+    masks: MaskSet, tile: Tile, valid: NDArray[np.bool_]
+) -> Iterator[tuple[int, bytes, list[int], int, list[int], int]]:
+    """Of each mask with a valid pixel: index, code, box, area, and owned box and area."""
+    codes, (z, top, left) = joined(masks.rles), tile.read.start
+    (y0, x0), (y1, x1) = tile.write.start[1:], tile.write.stop[1:]
+    for k, box in enumerate(masks.boxes.tolist()):
+        first = [max(0, math.floor(v)) for v in box[:2]]
+        part = slice(first[1], math.ceil(box[3])), slice(first[0], math.ceil(box[2]))
+        crop = decode_labels(codes, masks.size, part=part, chosen=np.array([k]))
+        x, y = np.nonzero((crop > 0).T & valid[part].T)
+        if not len(x):
+            continue
+        x, y = x + first[0], y + first[1]
+        rle = encode_pixels(x * masks.size[0] + y, masks.size)
+        x, y = x + left, y + top
+        owned = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+        yield k, rle, _box(z, y, x), len(x), _box(z, y[owned], x[owned]), int(owned.sum())
+
+
+def _box(z: int, y: NDArray[np.int64], x: NDArray[np.int64]) -> list[int]:
+    if not len(x):
+        return [0] * 6
+    return [z, int(y.min()), int(x.min()), z + 1, int(y.max()) + 1, int(x.max()) + 1]
+
+
+def _cut_boxes(boxes: NDArray[np.int64], read: Window, bounds: Window) -> NDArray[np.uint8]:
+    """As `TileObjects.cut`, of masks with these boxes."""
+    cut = np.zeros(len(boxes), np.uint8)
+    for axis in (1, 2):
+        if read.start[axis] > bounds.start[axis]:
+            cut[boxes[:, axis] == read.start[axis]] |= np.uint8(1 << (2 * axis))
+        if read.stop[axis] < bounds.stop[axis]:
+            cut[boxes[:, axis + 3] == read.stop[axis]] |= np.uint8(2 << (2 * axis))
+    return cut
 
 
 def measured(

@@ -60,6 +60,7 @@ from samplat.merging import (
     object_batches,
     tally,
 )
+from samplat.nested import nest
 from samplat.object_prompts import ScenePrompts
 from samplat.objects import TileObjects, tile_objects
 from samplat.painting import (
@@ -150,6 +151,10 @@ def run_job(
         regions = _survey_regions(planned, records, seams, tools, executor, progress)
         final = _name_objects(planned, records, seams, answers, regions)
         _paint_labels(planned, records, final, executor, progress)
+        nested = None
+        if job.nested:
+            stage = functools.partial(_stage, executor=executor, progress=progress)
+            nested = nest(planned, records, seams, final, stage)
         objects = store.read_table()
         report = _report(planned, answers, objects)
     return JobResult(
@@ -161,6 +166,7 @@ def run_job(
         store=store,
         warnings=(*warnings_of(records), *prompt_warnings(report)),
         prompts=report,
+        nested=nested,
     )
 
 
@@ -246,7 +252,14 @@ def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjec
     segmenter = cast("Segmenter", bench.segmenter)  # `plan` refuses another one
     looked_at = list(views(grid, tile, job.scales))
     masks = masks_at_scales(segmenter, seen.pixels, valid[0], looked_at)
-    return tile_objects(masks, tile=tile, valid=valid, bounds=grid.bounds, overlaps=job.overlaps)
+    return tile_objects(
+        masks,
+        tile=tile,
+        valid=valid,
+        bounds=grid.bounds,
+        overlaps=job.overlaps,
+        nested=job.nested,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,6 +381,7 @@ def _attempt(work: Callable[[], T], number: int, before: float = 0.0) -> Attempt
 
 def _record(store: JobStore, tile: Tile, found: Attempt[TileObjects | None]) -> TileRecord:
     objects, outcome = found.result, "done"
+    whole = None if objects is None else objects.whole
     if found.error:
         outcome = "quarantined"
     elif objects is None:
@@ -377,6 +391,7 @@ def _record(store: JobStore, tile: Tile, found: Attempt[TileObjects | None]) -> 
         outcome=outcome,  # type: ignore[arg-type] # one of the three
         objects=0 if objects is None else len(objects),
         objects_sha256=None if objects is None else store.write_objects(objects),
+        whole_sha256=None if whole is None else store.write_whole(whole),
         attempts=0 if outcome == "skipped" else found.number,
         seconds=round(found.seconds, 3),
         peak_mb=_peak_mb(),

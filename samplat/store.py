@@ -12,6 +12,7 @@
     JOB/seams/patches.arrow    those of them that change hands, tile by tile; likewise
     JOB/labels/                zarr v3, one shard per write window, zstd + crc32c
     JOB/painted/000123.json    one marker per finished shard
+    JOB/nested/                all masks, whole, and how they are nested; only on request
     JOB/answers/000123.parquet masks of the prompts of one window, and its marker; only with prompts
 
 Every file appears under its final name whole, and its marker after it. What has no marker, or does
@@ -41,7 +42,7 @@ from samplat import files
 from samplat.claims import Claims
 from samplat.errors import JobError
 from samplat.merging import BOX_COLUMNS, Parts
-from samplat.objects import TileObjects
+from samplat.objects import TileObjects, WholeMasks
 from samplat.regions import Regions
 from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
 from samplat.tiles import Tile, TileGrid, Window
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 Outcome = Literal["done", "skipped", "quarantined"]
 __all__ = ["HOLE", "JobStore", "RunRecord", "TileRecord"]
 
-FOLDERS = ("tiles", "objects", "seams", "regions", "labels", "painted", "answers")
+FOLDERS = ("tiles", "objects", "seams", "regions", "labels", "painted", "answers", "nested")
 PART_COLUMNS = [
     *(f"owned_{name}" for name in BOX_COLUMNS),
     *("owned_area", "predicted_iou", "stability", "point_x", "point_y", "cut", "prompt"),
@@ -84,6 +85,8 @@ class TileRecord:
     """Last error of a quarantined tile."""
     inputs: str | None = None
     """Digest of what it was made from, if that is not the image itself but answers to prompts."""
+    whole_sha256: str | None = None
+    """Digest of the file of its masks, whole; None where they were not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +247,7 @@ class JobStore:
 
     def write_objects(self, objects: TileObjects) -> str:
         """Write the objects of a tile; it is not finished until `write_record`. Returns SHA-256."""
-        data = _table_bytes(_objects_table(objects))
+        data = table_bytes(_objects_table(objects))
         files.write_atomic(self._file("objects", objects.tile.index, ".parquet"), data)
         return files.sha256(data)
 
@@ -267,8 +270,28 @@ class JobStore:
         record = self.read_record(index)
         if record is None or record.outcome == "quarantined" or record.inputs != inputs:
             return False
-        path = self._file("objects", index, ".parquet")
+        path, whole = (self._file(folder, index, ".parquet") for folder in ("objects", "nested"))
+        if record.whole_sha256 is not None and files.digest(whole) != record.whole_sha256:
+            return False
         return record.outcome == "skipped" or files.digest(path) == record.objects_sha256
+
+    def write_whole(self, whole: WholeMasks) -> str:
+        """Write the masks of a tile, whole; returns SHA-256."""
+        table = _objects_table(whole.masks).append_column("flat", [whole.flat])
+        data = table_bytes(table)
+        files.write_atomic(self._file("nested", whole.masks.tile.index, ".parquet"), data)
+        return files.sha256(data)
+
+    def read_whole(self, tile: Tile, record: TileRecord) -> WholeMasks:
+        """The masks of a finished tile, whole.
+
+        Raises:
+            JobError: the file is missing or does not match the ledger.
+        """
+        path = self._file("nested", tile.index, ".parquet")
+        what = f"the masks of tile {tile.index}"
+        table = table_from(checked_bytes(path, record.whole_sha256, what))
+        return WholeMasks(masks=_objects_from(table, tile), flat=table["flat"].to_numpy())
 
     def read_objects(self, tile: Tile, record: TileRecord) -> TileObjects:
         """The objects of a finished tile.
@@ -277,18 +300,18 @@ class JobStore:
             JobError: the file is missing or does not match the ledger.
         """
         path = self._file("objects", tile.index, ".parquet")
-        data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
-        return _objects_from(_table_from(data), tile)
+        data = checked_bytes(path, record.objects_sha256, f"the objects of tile {tile.index}")
+        return _objects_from(table_from(data), tile)
 
     def read_parts(self, tile: Tile, record: TileRecord) -> Parts:
         """The objects of a finished tile, without their masks."""
         path = self._file("objects", tile.index, ".parquet")
-        data = _checked(path, record.objects_sha256, f"the objects of tile {tile.index}")
-        return _parts_from(_table_from(data, columns=PART_COLUMNS), tile)
+        data = checked_bytes(path, record.objects_sha256, f"the objects of tile {tile.index}")
+        return _parts_from(table_from(data, columns=PART_COLUMNS), tile)
 
     def write_answers(self, index: int, answers: pa.Table) -> str:
         """Write the answers of a unit; it is not finished until its record is. Returns SHA-256."""
-        data = _table_bytes(answers)
+        data = table_bytes(answers)
         files.write_atomic(self._file("answers", index, ".parquet"), data)
         return files.sha256(data)
 
@@ -316,7 +339,7 @@ class JobStore:
         """
         path = self._file("answers", record.index, ".parquet")
         what = f"the answers of window {record.index}"
-        return _table_from(_checked(path, record.objects_sha256, what))
+        return table_from(checked_bytes(path, record.objects_sha256, what))
 
     def write_report(self, report: pa.Table) -> None:
         """Write what became of each prompt, as CSV for people."""
@@ -343,7 +366,7 @@ class JobStore:
             claims: what it paints of the neighbours' objects.
             inputs: digest of what they were computed from.
         """
-        value = {"inputs": inputs, "links": _packed(links), "claims": _packed_claims(claims)}
+        value = {"inputs": inputs, "links": packed(links), "claims": _packed_claims(claims)}
         return files.write_sealed(self._file("seams", index, ".json"), value)
 
     def seams_digest(self, index: int, inputs: str) -> str | None:
@@ -363,7 +386,7 @@ class JobStore:
         value = files.read_sealed(path)
         if value is None or files.sha256(files.canonical(value)) != digest:
             raise JobError(f"the seams of tile {index} are missing or damaged: {path}; {REMEDY}")
-        return _unpacked(value["links"], np.uint64).reshape(-1, 2), _claims_from(value["claims"])
+        return unpacked(value["links"], np.uint64).reshape(-1, 2), _claims_from(value["claims"])
 
     def write_regions(self, index: int, regions: Regions, inputs: str) -> str:
         """Write the regions of what a tile paints; returns the digest of that.
@@ -373,7 +396,7 @@ class JobStore:
             regions: of its write window.
             inputs: digest of what they were found in.
         """
-        value = {"inputs": inputs, **{f.name: _packed(getattr(regions, f.name)) for f in _REGIONS}}
+        value = {"inputs": inputs, **{f.name: packed(getattr(regions, f.name)) for f in _REGIONS}}
         return files.write_sealed(self._file("regions", index, ".json"), value)
 
     def regions_digest(self, index: int, inputs: str) -> str | None:
@@ -414,11 +437,11 @@ class JobStore:
         import pyarrow as pa
 
         folder, written = self.path / "seams", ["table", "final"]
-        _write_batches(folder / "table.arrow", objects)
-        _write_batches(folder / "final.arrow", (pa.record_batch({"final": n}) for n in names))
+        write_batches(folder / "table.arrow", objects)
+        write_batches(folder / "final.arrow", (pa.record_batch({"final": n}) for n in names))
         if patches is not None:
             batches = (pa.record_batch({"seed": s, "final": n}) for s, n in patches)
-            _write_batches(folder / "patches.arrow", batches)
+            write_batches(folder / "patches.arrow", batches)
             written.append("patches")
         found = {n: files.digest(folder / f"{n}.arrow") for n in written}
         return files.write_sealed(folder / "final.json", {"inputs": inputs, **found})
@@ -451,16 +474,16 @@ class JobStore:
         if marker is None or files.sha256(files.canonical(marker)) != digest:
             raise JobError(f"the final ids of {self.path} changed or are damaged; {REMEDY}")
         folder, patches = self.path / "seams", None
-        names = _mapped(folder / "final.arrow", marker["final"], "the final ids")
+        names = mapped_batches(folder / "final.arrow", marker["final"], "the final ids")
         if "patches" in marker:
-            patches = _mapped(folder / "patches.arrow", marker["patches"], "the patches")
+            patches = mapped_batches(folder / "patches.arrow", marker["patches"], "the patches")
         return FinalNames(names, patches)
 
     def read_table(self) -> pa.Table:
         """The table of objects; its pages are read from disk as they are needed."""
         marker = self._final_marker() or {}
         path = self.path / "seams" / "table.arrow"
-        return _mapped(path, marker.get("table"), "the table of objects").read_all()
+        return mapped_batches(path, marker.get("table"), "the table of objects").read_all()
 
     def write_labels_header(self, grid: TileGrid, dtype: Any) -> None:
         """Describe the label array, so that any zarr reader can open it."""
@@ -503,7 +526,7 @@ class JobStore:
         """
         marker = files.read_sealed(self._file("painted", tile.index, ".json")) or {}
         what = f"the labels of tile {tile.index}"
-        data = _checked(self._shard_path(grid, tile), marker.get("sha256"), what)
+        data = checked_bytes(self._shard_path(grid, tile), marker.get("sha256"), what)
         cell = grid.cell(tile.index)
         stored = Window(start=cell.start, stop=tile.write.stop)
         whole = decode_shard(data, stored, grid.tile_shape, marker["dtype"])
@@ -560,7 +583,7 @@ class FinalNames:
         return batch.column(0).to_numpy(), batch.column(1).to_numpy()
 
 
-def _checked(path: Path, digest: str | None, what: str) -> bytes:
+def checked_bytes(path: Path, digest: str | None, what: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -570,7 +593,7 @@ def _checked(path: Path, digest: str | None, what: str) -> bytes:
     return data
 
 
-def _mapped(path: Path, digest: str | None, what: str) -> Any:
+def mapped_batches(path: Path, digest: str | None, what: str) -> Any:
     """A reader of a file of record batches that stays on disk."""
     import pyarrow as pa
 
@@ -581,7 +604,7 @@ def _mapped(path: Path, digest: str | None, what: str) -> Any:
     return pa.ipc.open_file(pa.memory_map(str(path)))
 
 
-def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     """A file of record batches, uncompressed so that it can be mapped into memory."""
     import pyarrow as pa
 
@@ -593,30 +616,30 @@ def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
             writer.write_batch(batch)
 
 
-def _packed(array: NDArray[Any]) -> str:
+def packed(array: NDArray[Any]) -> str:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return base64.b64encode(little.tobytes()).decode()
 
 
-def _unpacked(text: str, dtype: Any) -> NDArray[Any]:
+def unpacked(text: str, dtype: Any) -> NDArray[Any]:
     stored = np.frombuffer(base64.b64decode(text), np.dtype(dtype).newbyteorder("<"))
     return stored.astype(dtype)
 
 
 def _packed_claims(claims: Claims) -> dict[str, Any]:
     return {
-        **{n: _packed(getattr(claims, n)) for n in ("ids", "areas", "boxes", "refused")},
+        **{n: packed(getattr(claims, n)) for n in ("ids", "areas", "boxes", "refused")},
         "rles": [rle.decode("ascii") for rle in claims.rles],
     }
 
 
 def _claims_from(value: Mapping[str, Any]) -> Claims:
     return Claims(
-        ids=_unpacked(value["ids"], np.uint64),
-        areas=_unpacked(value["areas"], np.int64),
-        boxes=_unpacked(value["boxes"], np.int64).reshape(-1, 6),
+        ids=unpacked(value["ids"], np.uint64),
+        areas=unpacked(value["areas"], np.int64),
+        boxes=unpacked(value["boxes"], np.int64).reshape(-1, 6),
         rles=tuple(rle.encode("ascii") for rle in value["rles"]),
-        refused=_unpacked(value["refused"], np.uint64),
+        refused=unpacked(value["refused"], np.uint64),
     )
 
 
@@ -626,13 +649,11 @@ _REGION_TYPES = {"owners": np.uint64, "open": np.bool_}
 
 
 def _regions_from(value: Mapping[str, Any]) -> Regions:
-    found = {
-        f.name: _unpacked(value[f.name], _REGION_TYPES.get(f.name, np.int64)) for f in _REGIONS
-    }
+    found = {f.name: unpacked(value[f.name], _REGION_TYPES.get(f.name, np.int64)) for f in _REGIONS}
     return Regions(**found | {n: found[n].reshape(-1, k) for n, k in _REGION_WIDTHS.items()})
 
 
-def _table_bytes(table: pa.Table) -> bytes:
+def table_bytes(table: pa.Table) -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
@@ -647,7 +668,7 @@ def _table_bytes(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _table_from(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+def table_from(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

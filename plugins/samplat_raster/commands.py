@@ -136,6 +136,13 @@ def tile_segment(
             help="Which mask wins a shared pixel: best, small or large; small with prompts."
         ),
     ] = None,
+    nested: Annotated[
+        bool,
+        typer.Option(
+            "--nested",
+            help="All masks, whole, with their parent_id, in vector outputs; rasters as without.",
+        ),
+    ] = False,
     pred_iou_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower predicted IoU.")
     ] = None,
@@ -251,6 +258,7 @@ def tile_segment(
         halo=halo,
         scales=factors,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
+        nested=nested,
         min_area=min_area or 1,
         max_area=max_area,
         fill_holes=fill_holes,
@@ -343,6 +351,7 @@ class _Run:
     def _summarise(self, result: JobResult) -> None:
         facts: dict[str, Any] = {
             "objects": result.objects.num_rows,
+            **({} if result.nested is None else {"masks": result.nested.num_rows}),
             "tiles": len(result.tiles),
             "skipped": len(result.skipped),
             "quarantined": [tile.index for tile in result.quarantined],
@@ -556,6 +565,8 @@ def _summary(facts: Mapping[str, Any]) -> str:
     left += [f"{len(facts['quarantined'])} failed"] if facts["quarantined"] else []
     tiles = f"{facts['tiles']} tiles" + (f" ({', '.join(left)})" if left else "")
     head = f"{facts['objects']} objects, {tiles}, {facts['seconds']:.1f} s"
+    if "masks" in facts:
+        head = f"{facts['masks']} masks, {head}"
     lines = [head, *(f"wrote {name}" for name in facts["files"])]
     if "prompts" in facts:
         fates = ", ".join(f"{count} {fate}" for fate, count in facts["prompts"].items())

@@ -44,6 +44,8 @@ def feature_schema(objects: pa.Schema) -> pa.Schema:
     (True: cut by a tile's edge, and no neighbour completed it); point_x and point_y of the prompt
     in world units, null without one; tiles, the ordinals of those that paint it, with commas;
     model; weights, the first digits of their SHA-256, null without a model; run, which job it was;
+    where all masks were asked for, parent_id, the smallest one that contains it, null without one,
+    and label_ids, the ids of its pixels in the labels, with commas;
     what `prompt_columns` adds.
     """
     import pyarrow as pa
@@ -62,6 +64,8 @@ def feature_schema(objects: pa.Schema) -> pa.Schema:
         "weights": pa.string(),
         "run": pa.string(),
     }
+    if "parent_id" in objects.names:
+        types |= {"parent_id": pa.uint32(), "label_ids": pa.string()}
     types |= {name: objects.field(stored).type for stored, name in _asked(objects, types).items()}
     return pa.schema(list(types.items()))
 
@@ -97,7 +101,7 @@ def _ahead(items: Iterator[T]) -> Iterator[T]:
 def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
     import pyarrow as pa
 
-    table = result.objects.take(pa.array(some.rows))
+    table = result.features.take(pa.array(some.rows))
     schema = feature_schema(table.schema)
     points = to_world(result.info, _points(table))
     areas = ground_areas(some.geometries, table["area_px"].to_numpy(), result.info)
@@ -113,6 +117,9 @@ def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
         "weights": pa.repeat(pa.scalar(run.weights_short, pa.string()), len(table)),
         "run": pa.repeat(run.short, len(table)),
     }
+    if "parent_id" in schema.names:
+        columns["parent_id"] = table["parent_id"].combine_chunks()
+        columns["label_ids"] = _joined_numbers(table["label_ids"].combine_chunks())
     asked = _asked(table.schema, columns)
     columns |= {name: table[stored].combine_chunks() for stored, name in asked.items()}
     return pa.record_batch([columns[name] for name in schema.names], schema=schema)

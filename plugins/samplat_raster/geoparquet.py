@@ -47,7 +47,7 @@ class GeoParquetExporter:
         """Write all objects, one row group a batch."""
         import pyarrow.parquet as pq
 
-        schema = _schema(result.objects.schema)
+        schema = _schema(result.features.schema)
         with (
             replacing(output) as written,
             pq.ParquetWriter(written, schema, compression="zstd") as writer,

@@ -8,12 +8,15 @@ the scene.
 Simplified polygons stay a coverage: whatever fills a shard, the background too, is simplified at
 once, so that neighbours move their common edge alike, and the shard's border stays as it is, so
 that parts on both sides of it still fit.
+
+Where all masks were asked for, they take the place of the labels. They may overlap, so each of them
+is traced, and simplified, by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +36,7 @@ class Outlines:
     """N objects, in order of the last tile that paints them, and then of id."""
 
     rows: NDArray[np.int64]
-    """(N,) their rows in the job's table of objects."""
+    """(N,) their rows in the job's table of features: its objects, or all masks."""
     geometries: NDArray[np.object_]
     """(N,) valid polygons or multipolygons, in pixels x, y: pixel (0, 0) is the unit square."""
 
@@ -52,9 +55,37 @@ def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
 
 def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
     joiner = _Joiner(result, tolerance)
-    for tile, (_, labels) in enumerate(result.shards()):
-        yield joiner.finished_by(tile, labels[0])
+    regions = _label_regions if result.nested is None else _mask_regions
+    for tile in range(len(result.grid)):
+        yield joiner.finished_by(tile, regions(result, tile, tolerance))
     joiner.check_nothing_left()
+
+
+def _label_regions(result: JobResult, tile: int, tolerance: float) -> Regions:
+    window = result.grid[tile].write
+    labels, origin = result.labels(window)[0], (window.start[2], window.start[1])
+    if tolerance:
+        return _simplified(labels, origin, tolerance)
+    return trace(labels, origin=origin)
+
+
+def _mask_regions(result: JobResult, tile: int, tolerance: float) -> Regions:
+    """The regions of all masks of a tile, by id."""
+    write, ids = result.grid[tile].write, result.features["id"].to_numpy()
+    found = [Regions(labels=ids[:0], areas=np.zeros(0, np.int64), polygons=np.zeros(0, object))]
+    for row, box, mask in result.nested_masks(tile):
+        # a margin, so that only what lies on the tile's border keeps its vertices
+        part = box.grown((0, 1, 1)).intersection(write)
+        image = np.zeros(part.shape[1:], np.uint32)
+        image[box.relative_to(part).slices[1:]] = mask
+        origin = (part.start[2], part.start[1])
+        each = _simplified(image, origin, tolerance) if tolerance else trace(image, origin=origin)
+        found.append(replace(each, labels=np.full(len(each.labels), ids[row])))
+    return Regions(
+        labels=np.concatenate([each.labels for each in found]),
+        areas=np.concatenate([each.areas for each in found]),
+        polygons=np.concatenate([each.polygons for each in found]),
+    )
 
 
 def _batches(found: Iterable[Outlines]) -> Iterator[Outlines]:
@@ -92,7 +123,7 @@ class _Joiner:
     waiting: dict[int, list[NDArray[np.object_]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        table = self.result.objects
+        table = self.result.features
         self.ids = table["id"].to_numpy()
         self.areas = table["area_px"].to_numpy()
         tiles = table["tiles"].combine_chunks()
@@ -102,9 +133,8 @@ class _Joiner:
         )
         self.seen = np.zeros(len(self.ids), np.int64)
 
-    def finished_by(self, tile: int, labels: NDArray[np.uint32]) -> Outlines:
+    def finished_by(self, tile: int, regions: Regions) -> Outlines:
         """The objects of which a tile is the last, by id; parts of others are kept."""
-        regions = self._trace(tile, labels)
         names, starts = np.unique(regions.labels, return_index=True)
         rows = self._rows(names)
         self.seen[rows] += np.add.reduceat(regions.areas, starts) if len(starts) else 0
@@ -122,13 +152,6 @@ class _Joiner:
         if not np.array_equal(self.seen[rows[done]], self.areas[rows[done]]):
             raise self._disagreement()
         return Outlines(rows=rows[done], geometries=geometries)
-
-    def _trace(self, tile: int, labels: NDArray[np.uint32]) -> Regions:
-        window = self.result.grid[tile].write
-        origin = (window.start[2], window.start[1])
-        if self.tolerance:
-            return _simplified(labels, origin, self.tolerance)
-        return trace(labels, origin=origin)
 
     def _rows(self, names: NDArray[np.uint32]) -> NDArray[np.int64]:
         rows = np.searchsorted(self.ids, names)

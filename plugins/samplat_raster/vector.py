@@ -65,7 +65,7 @@ class _FeatureExporter:
             found = (_densified(batch, result.info) for batch in found)
         with replacing(output) as written:
             crs = result.info.crs
-            schema = feature_schema(result.objects.schema)
+            schema = feature_schema(result.features.schema)
             write_features(found, written, schema, crs=crs, driver=self.driver, **self.options)
 
 
