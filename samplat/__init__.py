@@ -30,7 +30,7 @@ _HOME = {
         "save_model",
     ),
     "embedding": ("Embedding", "EmbeddingKey"),
-    "files": ("check_file", "check_writable"),
+    "files": ("check_file", "check_writable", "replacing"),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "masks": ("MaskSet", "mask_set"),
@@ -43,7 +43,7 @@ _HOME = {
     "prediction": ("Prediction", "embed", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
-    "shards": ("HOLE",),
+    "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -103,13 +103,16 @@ __all__ = [
     "load_model",
     "mask_set",
     "merged_masks",
+    "narrowed",
     "plan",
     "predict",
     "registry",
     "rehearse",
+    "replacing",
     "run_job",
     "save_model",
     "segment",
+    "smallest_dtype",
 ]
 
 
@@ -136,7 +139,7 @@ if TYPE_CHECKING:
         save_model,
     )
     from samplat.embedding import Embedding, EmbeddingKey
-    from samplat.files import check_file, check_writable
+    from samplat.files import check_file, check_writable, replacing
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, Prompter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
@@ -157,5 +160,5 @@ if TYPE_CHECKING:
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
-    from samplat.shards import HOLE
+    from samplat.shards import HOLE, narrowed, smallest_dtype
     from samplat.tiles import Tile, TileGrid, Window

@@ -17,6 +17,21 @@ HOLE = 2**32 - 1
 """Label of the pixels of a quarantined tile, and fill value of the label array: not background."""
 
 
+def smallest_dtype(largest: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest unsigned type that holds ids up to `largest` and, above them, a hole's value."""
+    kinds = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+    return next(kind for kind in kinds if largest < np.iinfo(kind).max)
+
+
+def narrowed(
+    labels: NDArray[np.uint32], dtype: np.dtype[np.unsignedinteger]
+) -> NDArray[np.unsignedinteger]:
+    """Labels in a smaller type; the pixels of quarantined tiles get its largest value."""
+    if dtype == labels.dtype:
+        return labels
+    return np.where(labels == HOLE, np.iinfo(dtype).max, labels).astype(dtype)
+
+
 def _chunk_shape(shard: tuple[int, ...]) -> tuple[int, ...]:
     """The largest divisor up to 256 of each side, or the whole side when that is below 32."""
     divisors = (max(d for d in range(1, min(n, 256) + 1) if n % d == 0) for n in shard)
