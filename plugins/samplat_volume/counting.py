@@ -1,7 +1,7 @@
 """One pass over labels that counts, per object, voxels, places, surface crossings and values.
 
-Importing this module imports numba: do it where it is used. Sums are in order of the voxels, however
-thick the slabs are, so that a number does not depend on the memory there is. Labels are taken in
+Importing this module imports numba: do it where it is used. Sums are in the order of the voxels,
+however thick the slabs are, so that no number depends on the memory there is. Labels are taken in
 runs along x, because a run's neighbours lie in a row, and rows are compared many at a time.
 """
 
@@ -22,11 +22,12 @@ NOBODY = -1
 
 
 def _compiled(function: F) -> F:
+    compiled: Any
     try:
-        kept: F = numba.njit(nogil=True, cache=True)(function)
+        compiled = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
-        kept = numba.njit(nogil=True)(function)
-    return kept
+        compiled = numba.njit(nogil=True)(function)
+    return compiled  # type: ignore[no-any-return]
 
 
 @_compiled

@@ -1,8 +1,8 @@
 """Surface areas by counting where lines cross a surface (Crofton's formula), on any grid.
 
 A surface of area S is met, on average over all directions, by S / 2 crossings per unit of area
-across the lines. Lines along 13 lattice directions stand for all directions: about those of a cube's
-faces, edges and corners *in millimetres*, so that thick slices are no worse than thin ones.
+across the lines. Lines along 13 lattice directions stand for all directions: about those of the
+faces, edges and corners of a cube *in millimetres*, so that thick slices do not make lines crowd.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def _weights(directions: NDArray[np.float64]) -> NDArray[np.float64]:
     heavy = 1e3 * np.sqrt(NORMALS)
     system = np.vstack([seen, np.full(len(directions), heavy)])
     weights: NDArray[np.float64] = nnls(system, np.append(np.ones(NORMALS), heavy))[0]
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _normals() -> NDArray[np.float64]:

@@ -192,14 +192,13 @@ def source_slices(source: SourceSpec, geometry: Geometry) -> list[Dataset]:
     for dataset in _headers(_folder(source)):
         series[str(dataset.SeriesInstanceUID)].append(dataset)
     fitting = {uid: found for uid, all_ in series.items() if (found := _matched(all_, geometry))}
-    if len(fitting) > 1:
-        fitting = {uid: s for uid, s in fitting.items() if uid in source.options.values()}
-    if len(fitting) != 1:
+    chosen = fitting.keys() & set(map(str, source.options.values())) or fitting.keys()
+    if len(chosen) != 1:
         raise InputError(
             f"expected one series in {source.path} with its slices where the labels have them, "
-            f"got {len(fitting)} of {len(series)}; choose one series"
+            f"got {len(fitting)} of {len(series)}; choose one series by its UID"
         )
-    return next(iter(fitting.values()))
+    return fitting[next(iter(chosen))]
 
 
 def _folder(source: SourceSpec) -> Path:
@@ -212,7 +211,8 @@ def _headers(folder: Path) -> Iterator[Dataset]:
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    found = folder.iterdir() if folder.is_dir() else ()
+    for path in sorted(p for p in found if p.is_file()):
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True)
         except (InvalidDicomError, EOFError):

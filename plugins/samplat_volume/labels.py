@@ -1,4 +1,4 @@
-"""Labels on their way to a file: read window by window, so that they never have to fit in memory."""
+"""Labels on their way to a file: read window by window, so that they need not fit in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from samplat import (
     JobResult,
     SourceSpec,
     Window,
-    registry,
     smallest_dtype,
 )
 from samplat_volume.geometry import Geometry
@@ -145,6 +144,8 @@ def _block(tile: tuple[int, ...]) -> tuple[int, int, int]:
 
 @contextmanager
 def _open_image(spec: SourceSpec) -> Iterator[ReadValues]:
+    from samplat import registry
+
     source: ImageSource = registry().open_source(spec)
     try:
         yield lambda window: (source.read(window), source.valid(window))

@@ -290,8 +290,8 @@ def _list_label(output: Path) -> None:
     import zarr
 
     group = zarr.open_group(str(output.parent), mode="a", zarr_format=3)
-    ome = dict(group.attrs.get("ome", {}))  # type: ignore[call-overload]
-    names = [*ome.get("labels", [])]
+    ome: Any = group.attrs.get("ome", {})
+    names = ome.get("labels", [])
     if output.name not in names:
         group.attrs["ome"] = {**ome, "version": "0.5", "labels": [*names, output.name]}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
-from samplat import JobResult, check_file, narrowed, replacing
+import numpy as np
+
+from samplat import InputError, JobResult, check_file, narrowed, replacing
 from samplat_volume.labels import LabelVolume, of_result
 
 PIECE = 2**24
@@ -36,8 +38,17 @@ class StreamWriter:
     """What goes through gzip."""
 
     def check(self, output: Path) -> None:
-        """Refuse an output that cannot be written."""
+        """Refuse an output that cannot be written, or that others would misread.
+
+        ITK looks for the voxels of `a.nii.gz` in a file `a.nii` beside it.
+        """
         check_file(output)
+        plain = output.with_name(output.name[: -len(".gz")])
+        if output.name.lower().endswith(".nii.gz") and plain.exists():
+            raise InputError(
+                f"cannot write {output}: {plain.name} lies beside it, and ITK would read its "
+                "voxels instead; remove it, or choose another name"
+            )
 
     def export(self, result: JobResult, output: Path) -> None:
         """Write the labels of a job."""
@@ -50,27 +61,26 @@ class StreamWriter:
             InputError: the format cannot hold them.
         """
         header = self.header(volume)
-        with replacing(output) as written, written.open("wb") as file:
-            with _gzip(file, self.compressed == "everything") as outer:
-                outer.write(header)
-                with _gzip(outer, self.compressed == "voxels") as inner:
-                    _write_voxels(volume, inner)
+        with ExitStack() as stack:
+            written = stack.enter_context(replacing(output))
+            file: IO[bytes] = stack.enter_context(written.open("wb"))
+            if self.compressed == "everything":
+                file = stack.enter_context(_gzip(file))
+            file.write(header)
+            if self.compressed == "voxels":
+                file = stack.enter_context(_gzip(file))
+            _write_voxels(volume, file)
 
 
-@contextmanager
-def _gzip(file: IO[bytes], active: bool) -> Iterator[IO[bytes]]:
-    if not active:
-        yield file
-        return
+def _gzip(file: IO[bytes]) -> Any:
     # no name and no date: equal labels give equal bytes
-    with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0) as packed:
-        yield packed  # type: ignore[misc]
+    return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=4, mtime=0)
 
 
 def _write_voxels(volume: LabelVolume, file: IO[bytes]) -> None:
     dtype = volume.dtype
     for _, labels in volume.slabs():
         voxels = narrowed(labels, dtype).astype(dtype.newbyteorder("<"), copy=False)
-        data = memoryview(voxels.reshape(-1)).cast("B")
+        data = voxels.reshape(-1).view(np.uint8).data
         for start in range(0, len(data), PIECE):
             file.write(data[start : start + PIECE])
