@@ -66,7 +66,7 @@ def balls(shape: tuple[int, int, int], count: int, seed: int = 0) -> NDArray[np.
     places = np.indices(shape)
     for label in range(1, count + 1):
         centre = rng.uniform(0, shape)
-        radius = rng.uniform(0.1, 0.25) * min(shape)
+        radius = rng.uniform(0.1, 0.25) * np.mean(shape)
         away = np.linalg.norm(places - centre[:, None, None, None], axis=0)
         labels[away <= radius] = label
     return labels
