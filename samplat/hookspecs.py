@@ -51,6 +51,9 @@ class Exporter(Protocol):
         """Write under a temporary name beside `output`, then rename, replacing what was there."""
         ...
 
+    # An exporter that needs a source of its own kind may have `check_source(spec)`, called before
+    # any long work; it raises InputError for others.
+
 
 class Prompter(Protocol):
     """Finds prompts for a window of an image: from words, a vector file, a detector."""

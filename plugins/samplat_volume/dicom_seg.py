@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,6 +53,8 @@ class DicomSegWriter:
     """What kind of thing the objects are."""
     property_type: Coded = TISSUE
     """What they are."""
+    algorithm_type: Literal["AUTOMATIC", "SEMIAUTOMATIC"] = "SEMIAUTOMATIC"
+    """Whether a person had a hand in it."""
 
     def check(self, output: Path) -> None:
         """Refuse an output that cannot be written."""
@@ -64,12 +66,7 @@ class DicomSegWriter:
         Raises:
             InputError: that.
         """
-        if source is None or not any(_headers(_folder(source))):
-            path = "an image without a file" if source is None else source.path
-            raise InputError(
-                f"DICOM SEG references the series that it was made from, and {path} is no DICOM "
-                "series; choose .nii.gz, .nrrd or .mha"
-            )
+        _series_folder(source)
 
     def export(self, result: JobResult, output: Path) -> None:
         """Write the labels of a job."""
@@ -82,7 +79,7 @@ class DicomSegWriter:
             InputError: the source is no DICOM series, or not that of these labels; or there are
                 more objects than the format can number.
         """
-        self.check_source(volume.source)
+        folder = _series_folder(volume.source)
         if not len(volume.ids) + volume.has_holes <= MOST_SEGMENTS:
             raise InputError(
                 f"DICOM SEG numbers at most {MOST_SEGMENTS} objects, got {len(volume.ids)}; "
@@ -90,8 +87,8 @@ class DicomSegWriter:
             )
         if not len(volume.ids) and not volume.has_holes:
             raise InputError("DICOM SEG needs at least one object, and there is none")
-        assert volume.source is not None  # noqa: S101 checked above
-        slices = source_slices(volume.source, volume.geometry)
+        chosen = volume.source.options.values() if volume.source else ()
+        slices = source_slices(folder, volume.geometry, chosen)
         with replacing(output) as written, warnings.catch_warnings():
             # the patient's name is copied as it is
             warnings.filterwarnings("ignore", message=".*intended person name.*")
@@ -132,36 +129,34 @@ class DicomSegWriter:
 
     def _descriptions(self, volume: LabelVolume) -> Iterator[Any]:
         for number, label in enumerate(volume.ids.tolist(), start=1):
-            name, codes = f"object {label}", (self.category, self.property_type)
-            yield _description(number, name, str(label), codes, volume.made_by)
+            codes = (self.category, self.property_type)
+            yield self._description(number, f"object {label}", str(label), codes, volume.made_by)
         if volume.has_holes:
-            number = len(volume.ids) + 1
-            codes = (HOLE_CODE, HOLE_CODE)
-            yield _description(number, "not segmented", "hole", codes, volume.made_by)
+            number, codes = len(volume.ids) + 1, (HOLE_CODE, HOLE_CODE)
+            yield self._description(number, "not segmented", "hole", codes, volume.made_by)
 
+    def _description(
+        self, number: int, name: str, tracking: str, codes: tuple[Coded, Coded], made_by: str
+    ) -> Any:
+        import highdicom
+        from pydicom.sr.codedict import codes as known
 
-def _description(
-    number: int, name: str, tracking: str, codes: tuple[Coded, Coded], made_by: str
-) -> Any:
-    import highdicom
-    from pydicom.sr.codedict import codes as known
-
-    category, property_type = (highdicom.sr.CodedConcept(*code) for code in codes)
-    return highdicom.seg.SegmentDescription(
-        segment_number=number,
-        segment_label=name,
-        segmented_property_category=category,
-        segmented_property_type=property_type,
-        algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.SEMIAUTOMATIC,
-        algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-            name=made_by[:64],
-            family=known.DCM.ArtificialIntelligence,
-            version=version("samplat"),
-            source="samplat",
-        ),
-        tracking_uid=highdicom.UID(),
-        tracking_id=tracking,
-    )
+        category, property_type = (highdicom.sr.CodedConcept(*code) for code in codes)
+        return highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=category,
+            segmented_property_type=property_type,
+            algorithm_type=self.algorithm_type,
+            algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+                name=made_by[:64],
+                family=known.DCM.ArtificialIntelligence,
+                version=version("samplat"),
+                source="samplat",
+            ),
+            tracking_uid=highdicom.UID(),
+            tracking_id=tracking,
+        )
 
 
 def _numbers(volume: LabelVolume) -> NDArray[np.uint16]:
@@ -180,30 +175,41 @@ def _series_number(source: Dataset) -> int:
     return int(source.get("SeriesNumber") or 0) % 10_000 * 100 + 1
 
 
-def source_slices(source: SourceSpec, geometry: Geometry) -> list[Dataset]:
+def _series_folder(source: SourceSpec | None) -> Path:
+    path = None if source is None else Path(source.path)
+    folder = path if path is None or path.is_dir() else path.parent
+    if folder is None or not any(_headers(folder)):
+        raise InputError(
+            "DICOM SEG references the series that it was made from, and "
+            f"{path or 'an array'} is no DICOM series; choose .nii.gz, .nrrd or .mha"
+        )
+    return folder
+
+
+def source_slices(folder: Path, geometry: Geometry, chosen: Iterable[Any] = ()) -> list[Dataset]:
     """The slices of the series that a volume was read from, in the volume's order.
 
     They are told by their positions: neither names nor instance numbers decide.
+
+    Args:
+        folder: of the series, and maybe of others.
+        geometry: of the volume.
+        chosen: UIDs, one of which decides where several series lie in one place.
 
     Raises:
         InputError: no series has its slices where the volume has them, or several have.
     """
     series: dict[str, list[Dataset]] = defaultdict(list)
-    for dataset in _headers(_folder(source)):
+    for dataset in _headers(folder):
         series[str(dataset.SeriesInstanceUID)].append(dataset)
     fitting = {uid: found for uid, all_ in series.items() if (found := _matched(all_, geometry))}
-    chosen = fitting.keys() & set(map(str, source.options.values())) or fitting.keys()
-    if len(chosen) != 1:
+    uids = fitting.keys() & set(map(str, chosen)) or fitting.keys()
+    if len(uids) != 1:
         raise InputError(
-            f"expected one series in {source.path} with its slices where the labels have them, "
-            f"got {len(fitting)} of {len(series)}; choose one series by its UID"
+            f"expected one series in {folder} with its slices where the labels have them, "
+            f"got {len(uids)} of {len(series)}; choose one series by its UID"
         )
-    return fitting[next(iter(chosen))]
-
-
-def _folder(source: SourceSpec) -> Path:
-    path = Path(source.path)
-    return path if path.is_dir() else path.parent
+    return fitting[next(iter(uids))]
 
 
 def _headers(folder: Path) -> Iterator[Dataset]:

@@ -27,7 +27,7 @@ LIVER = ("10200004", "SCT", "Liver")
 def read_back(path: Path, folder: Path, geometry: Geometry) -> NDArray[Any]:
     """Tracking ids (z, y, x), slice by slice through the referenced instances."""
     seg = highdicom.seg.segread(path)
-    slices = source_slices(SourceSpec(path=str(folder), factory="volume"), geometry)
+    slices = source_slices(folder, geometry)
     numbers = seg.get_pixels_by_source_instance(
         [d.SOPInstanceUID for d in slices],
         combine_segments=True,
@@ -60,7 +60,7 @@ def test_a_real_oblique_series_gets_its_labels_back(
     labels = np.zeros(geometry.shape, np.uint32)
     labels[5:70:4, 100:300, 50:200] = balls((17, 200, 150), 5) * 20_000
     path = tmp_path / "seg.dcm"
-    writer = DicomSegWriter(kind=kind, property_type=LIVER)
+    writer = DicomSegWriter(kind=kind, property_type=LIVER, algorithm_type="AUTOMATIC")
     write_labels(path, labels, geometry, source=str(folder), writer=writer, made_by="some model")
     assert np.array_equal(read_back(path, folder, geometry), labels)
     check_header(path, files[0], kind)
@@ -79,6 +79,7 @@ def check_header(path: Path, source: Path, kind: str) -> None:
         assert seg[name].value == image[name].value
     segment = seg.SegmentSequence[-1]
     assert segment.SegmentAlgorithmName == "some model"
+    assert segment.SegmentAlgorithmType == "AUTOMATIC"
     assert segment.TrackingID == "100000"
     assert segment.SegmentLabel == "object 100000"
     assert segment.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Tissue"
@@ -114,21 +115,20 @@ def test_of_several_series_the_one_with_the_labels_place_is_referenced(tmp_path:
     write_series(tmp_path / "both", scan, "scan")
     write_series(tmp_path / "both", other, "other")
     (tmp_path / "both" / "notes.txt").write_text("no DICOM")
-    source = SourceSpec(path=str(tmp_path / "both"), factory="volume")
-    assert {s.SeriesDescription for s in source_slices(source, scan)} == {"scan"}
-    assert {s.SeriesDescription for s in source_slices(source, other)} == {"other"}
+    both = tmp_path / "both"
+    assert {s.SeriesDescription for s in source_slices(both, scan)} == {"scan"}
+    assert {s.SeriesDescription for s in source_slices(both, other)} == {"other"}
 
 
 def test_series_of_one_place_have_to_be_told_apart(tmp_path: Path) -> None:
     geometry = grid((4, 6, 5))
     for name in ("first", "second"):
         write_series(tmp_path / "both", geometry, name)
-    path = str(tmp_path / "both")
+    both = tmp_path / "both"
     with pytest.raises(InputError, match="got 2 of 2; choose one series by its UID"):
-        source_slices(SourceSpec(path=path, factory="volume"), geometry)
-    uid = pydicom.dcmread(tmp_path / "both" / "second_000").SeriesInstanceUID
-    chosen = SourceSpec(path=path, factory="volume", options={"series": uid})
-    assert {s.SeriesDescription for s in source_slices(chosen, geometry)} == {"second"}
+        source_slices(both, geometry)
+    uid = pydicom.dcmread(both / "second_000").SeriesInstanceUID
+    assert {s.SeriesDescription for s in source_slices(both, geometry, [uid])} == {"second"}
 
 
 @pytest.mark.parametrize(
