@@ -150,24 +150,24 @@ def _missing_bytes(file: Any, header: Any) -> int | None:
     if syntax is not None and syntax.is_deflated:
         return 0  # pydicom has decompressed it, so it is whole
     order = ">" if syntax is not None and not syntax.is_little_endian else "<"
-    at, size = file.tell(), os.fstat(file.fileno()).st_size
+    at, size = int(file.tell()), os.fstat(file.fileno()).st_size
     head = file.read(12)
     if len(head) < 8 or struct.unpack_from(order + "2H", head) not in _PIXELS:
         return None
     explicit = syntax is not None and not syntax.is_implicit_VR
-    (length,) = struct.unpack_from(order + "I", head, 8 if explicit else 4)
+    length = int(struct.unpack_from(order + "I", head, 8 if explicit else 4)[0])
     start = at + (12 if explicit else 8)
     if length == 0xFFFFFFFF:
         return _missing_of_fragments(file, start, size)
-    expected: int = _expected_bytes(header)
-    return max(0, expected - min(int(length), size - start))
+    expected = _expected_bytes(header)
+    return max(0, expected - min(length, size - start))
 
 
 _PIXELS = ((0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009))
 
 
 def _expected_bytes(header: Any) -> int:
-    pixels = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel", 1))
+    pixels: int = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel", 1))
     return pixels * int(header.get("NumberOfFrames") or 1) * int(header.BitsAllocated) // 8
 
 

@@ -83,6 +83,8 @@ class _Opened:
     """True: kept in chunks, so that scattered voxels cost as much as all."""
     slices: tuple[Slice, ...] = ()
     """Headers of a DICOM series, by z."""
+    close: Callable[[], Any] = lambda: None
+    """Releases files."""
 
 
 class VolumeSource:
@@ -176,7 +178,8 @@ class VolumeSource:
         return pixels, np.isfinite(pixels).all(axis=-1)
 
     def close(self) -> None:
-        """Nothing is kept open that would have to be closed."""
+        """Release files; the source is not used afterwards."""
+        self._opened.close()
 
     def _coarse(self, max_size: int) -> Voxels:
         for voxels in (self._opened.voxels, *self._opened.coarse):
@@ -315,8 +318,9 @@ def _open_tiff(path: str, options: Mapping[str, Any]) -> _Opened:
     from samplat_volume.tiffs import open_tiff
 
     _refuse(path, options, "series", "slices")
-    voxels, geometry = open_tiff(Path(path), options["time"])
-    return _Opened(voxels=voxels, geometry=geometry, facts=_file_facts([Path(path)]))
+    voxels, geometry, close = open_tiff(Path(path), options["time"])
+    facts = _file_facts([Path(path)])
+    return _Opened(voxels=voxels, geometry=geometry, facts=facts, close=close)
 
 
 def _open_ome_zarr(path: str, options: Mapping[str, Any]) -> _Opened:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import struct
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ UNITS = {
 """Millimetres of a unit."""
 
 
-def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry]:
+def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[[], Any]]:
     """A TIFF's pages as a volume. Uncompressed stacks are mapped, others read page by page.
+
+    Returns:
+        voxels, their place, and what closes the file.
 
     Raises:
         InputError: it is cut off, or its pages make no volume.
@@ -52,8 +56,9 @@ def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry]:
         )
         if series.dataoffset is not None and np.prod(series.shape) > 0:
             file.close()
-            return _mapped(file, series, path, axes, shape, index), geometry
-        return _paged(file, series, path, axes, shape, index), geometry
+            return _mapped(file, series, path, axes, shape, index), geometry, file.close
+        pages = _Pages(file, series, path, axes, shape, index)
+        return _paged(pages, series, path, axes, shape, index), geometry, pages.close
     except InputError:
         file.close()
         raise
@@ -159,7 +164,7 @@ class _Pages:
 
     def __init__(self, file: Any, series: Any, path: Path, axes: str, shape: Any, time: int):
         self._series, self._path, self._time = series, path, time
-        self._lock, self._file = threading.Lock(), file
+        self._lock, self.close = threading.Lock(), weakref.finalize(self, file.close)
         inner = 3 if axes.endswith(("yxc", "cyx")) and series.keyframe.samplesperpixel > 1 else 2
         self._outer, self._sizes = axes[: len(axes) - inner], shape[: len(axes) - inner]
         self._planar = inner == 3 and axes.endswith("cyx")
@@ -187,9 +192,8 @@ class _Pages:
 
 
 def _paged(
-    file: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
+    pages: _Pages, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
 ) -> Voxels:
-    pages = _Pages(file, series, path, axes, shape, time)
     depth, height, width = _space(axes, shape)
     channels = shape[axes.index("c")] if "c" in axes else 1
 
