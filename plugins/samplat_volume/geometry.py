@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import SimpleITK
+    import SimpleITK as sitk
 
     from samplat import ImageInfo
 
@@ -59,7 +59,7 @@ class Geometry:
         return np.ascontiguousarray(xyz[:, ::-1]).reshape(offset.shape)
 
     @classmethod
-    def of_image(cls, image: SimpleITK.Image) -> Geometry:
+    def of_image(cls, image: sitk.Image) -> Geometry:
         """The geometry of a three-dimensional SimpleITK image."""
         width, height, depth = image.GetSize()
         sx, sy, sz = image.GetSpacing()

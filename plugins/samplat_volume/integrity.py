@@ -58,12 +58,12 @@ def check_depth(shape: tuple[int, int, int], path: Path | str) -> None:
 
 
 def check_spacing(spacing: Sequence[float] | None, path: Path | str) -> None:
-    """Refuse distances (z, y, x) that are zero, negative or not finite."""
+    """Refuse distances (z, y, x), or (y, x), that are zero, negative or not finite."""
     if spacing is not None and not all(math.isfinite(s) and s > 0 for s in spacing):
         told = ", ".join(f"{s:g}" for s in spacing)
         raise InputError(
-            f"{path} has a spacing of {told} mm (z, y, x); expected three positive numbers: "
-            "say what it is with spacing=z,y,x"
+            f"{path} has a spacing of {told} mm ({'z, y, x'[-3 * len(spacing) + 2 :]}); expected "
+            "positive numbers: say what it is with spacing=z,y,x"
         )
 
 

@@ -24,6 +24,8 @@ MAX_VOXELS = 2**44
 """Larger volumes are taken for a damaged or hostile header."""
 PIECE = 2**20
 """Bytes that are decompressed at a time."""
+PADDING = 64
+"""Bytes after the voxels that mean nothing; as many as a plane has, and the header is wrong."""
 RATIO = {"deflate": 1032, "bzip2": 45_900_000}
 """No stream is longer than so many times its compressed bytes; larger claims are lies."""
 SPACE = "zyx"
@@ -115,7 +117,7 @@ def _compare(layout: Layout, found: int) -> None:
             f"{layout.data} is cut off: {_times(layout)} {layout.dtype.name} voxels take "
             f"{layout.bytes} bytes, it has {found}; copy or download it again"
         )
-    if found >= layout.bytes + max(layout.plane_bytes, 1024):
+    if found >= layout.bytes + max(layout.plane_bytes, PADDING):
         raise InputError(
             f"{layout.data} holds {found - layout.bytes} bytes more than the {_times(layout)} "
             f"{layout.dtype.name} voxels that its header declares; mend the header's size"
@@ -145,7 +147,7 @@ def planes(layout: Layout) -> Iterator[NDArray[Any]]:
         drop = min(left, len(piece))
         left -= drop
         found += len(piece) - drop
-        if found >= layout.bytes + max(size, 1024):
+        if found >= layout.bytes + max(size, PADDING):
             _compare(layout, found)
         waiting += memoryview(piece)[drop:]
         taken = 0

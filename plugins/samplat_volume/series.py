@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 from samplat_volume.geometry import Geometry
-from samplat_volume.integrity import check_geometry, checked_override
+from samplat_volume.integrity import check_geometry, check_spacing, checked_override
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,8 @@ def read_slice(path: Path) -> Slice | None:
             f"{path} is cut off or no DICOM file ({error}); copy it again, or move it elsewhere"
         ) from error
     if missing is None:
-        if "Rows" in header or "SOPClassUID" not in header:
+        kind = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
+        if kind is None or "Image Storage" in kind.name:
             raise InputError(f"{path} is cut off before its pixels; copy it again")
         return None
     try:
@@ -280,11 +281,16 @@ def assemble(
     """
     warnings = list[str]()
     whole = _without_truncated(list(slices), path, allow_truncated, warnings)
+    if spacing is not None:
+        _, rows, columns = checked_override(spacing)
+        whole = [replace(s, spacing=(rows, columns)) for s in whole]
+    for one in whole:
+        check_spacing(one.spacing, one.path)
     _check_alike(whole, path)
     volumes = _volumes(whole, path, allow_duplicates, warnings)
     first = volumes[0]
     _check_count(first, count, path)
-    distance = _distance(volumes, path, count, allow_gaps or spacing is not None, warnings)
+    distance = _distance(volumes, path, count, allow_gaps, warnings)
     geometry = _geometry(first, distance)
     if spacing is not None:
         geometry = replace(geometry, spacing=checked_override(spacing))

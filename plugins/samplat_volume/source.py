@@ -26,7 +26,7 @@ from samplat_volume.integrity import (
 from samplat_volume.layout import Layout, check_declared, mapped, planes
 from samplat_volume.paths import accepts, kind_of
 from samplat_volume.series import Series, Slice, assemble, choose_series, read_folder
-from samplat_volume.stacks import ArrayVoxels, Stack, StackVoxels, Voxels, content_key
+from samplat_volume.stacks import DEEP, ArrayVoxels, Stack, StackVoxels, Voxels, content_key
 
 OPTIONS = (
     "channel",
@@ -173,8 +173,8 @@ class VolumeSource:
         if self._opened.chunked and _bytes(voxels) > STRIDED:
             pixels = _blocks(voxels, self._channels, max_size)
         else:
-            deep = isinstance(voxels, StackVoxels) and not voxels.is_block
-            pixels = voxels.take(self._channels, _strides(voxels.shape[1:], max_size, flat=deep))
+            flat = isinstance(voxels, StackVoxels) and voxels.by_plane
+            pixels = voxels.take(self._channels, _strides(voxels.shape[1:], max_size, flat=flat))
         return pixels, np.isfinite(pixels).all(axis=-1)
 
     def close(self) -> None:
@@ -235,9 +235,9 @@ def _bytes(voxels: Voxels) -> int:
 def _strides(shape: tuple[int, ...], max_size: int, *, flat: bool) -> tuple[slice, slice, slice]:
     """Every n-th index per axis, so that neither an axis nor the whole becomes too large.
 
-    Where it is `flat`, few slices are taken, because each of them is read whole.
+    Where it is `flat`, as few slices are taken as are read one by one: each is read whole.
     """
-    limits = [min(max_size, 16) if flat else max_size, max_size, max_size]
+    limits = [min(max_size, DEEP) if flat else max_size, max_size, max_size]
     steps = [max(1, math.ceil(n / limit)) for n, limit in zip(shape, limits, strict=True)]
     while (counts := [math.ceil(n / s) for n, s in zip(shape, steps, strict=True)]) and (
         math.prod(counts) > SAMPLE
@@ -261,8 +261,9 @@ def _blocks(voxels: Voxels, channels: Sequence[int], max_size: int) -> NDArray[A
 
 def _runs(size: int, max_size: int) -> list[slice]:
     """Evenly spaced runs of neighbouring indices, away from the ends."""
-    length = max(1, min(32, max_size // RUNS, size // RUNS))
-    starts = [round((i + 0.5) * size / RUNS - length / 2) for i in range(min(RUNS, size))]
+    count = min(RUNS, size)
+    length = max(1, min(32, max_size // RUNS, size // count))
+    starts = [int((i + 0.5) * size / count - length / 2) for i in range(count)]
     return [slice(start, start + length) for start in starts]
 
 

@@ -133,9 +133,9 @@ class StackVoxels:
             self.block()
 
     @property
-    def is_block(self) -> bool:
-        """Whether it can be read in any direction already."""
-        return self._block is not None
+    def by_plane(self) -> bool:
+        """Whether a plane can be had without the others."""
+        return self._stack.plane is not None
 
     @property
     def is_ingested(self) -> bool:

@@ -5,6 +5,7 @@ Sources: TIFF 6.0 and BigTIFF for the chain of pages; the OME data model for siz
 
 from __future__ import annotations
 
+import logging
 import re
 import struct
 import threading
@@ -40,28 +41,38 @@ def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[
     """
     import tifffile
 
+    # what it has to say becomes an error here; without a handler it would go to stderr
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
     _check_chain(path)
+    file = path.open("rb")
     try:
-        file = tifffile.TiffFile(path)
-    except (tifffile.TiffFileError, OSError, ValueError, struct.error) as error:
-        raise InputError(f"{path} is no TIFF that can be read: {error}") from error
-    try:
-        series = _only_series(file, path)
-        _check_pages(series, path)
-        spacing = _spacing(file)
-        axes, shape = _axes(series, path)
-        index = chosen_time(axes, shape, time, path)
-        geometry = Geometry(
-            shape=_space(axes, shape), spacing=spacing, origin=(0, 0, 0), direction=np.eye(3)
-        )
-        if series.dataoffset is not None and np.prod(series.shape) > 0:
-            file.close()
-            return _mapped(file, series, path, axes, shape, index), geometry, file.close
-        pages = _Pages(file, series, path, axes, shape, index)
-        return _paged(pages, series, path, axes, shape, index), geometry, pages.close
+        return _open(tifffile.TiffFile(file), file, path, time)
     except InputError:
         file.close()
         raise
+    except Exception as error:  # of a damaged file the parser raises anything
+        file.close()
+        raise InputError(
+            f"{path} is no TIFF that can be read: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _open(
+    tiff: Any, file: Any, path: Path, time: int | None
+) -> tuple[Voxels, Geometry, Callable[[], Any]]:
+    series = _only_series(tiff, path)
+    _check_pages(series, path)
+    axes, shape = _axes(series, path)
+    index = chosen_time(axes, shape, time, path)
+    geometry = Geometry(
+        shape=_space(axes, shape), spacing=_spacing(tiff), origin=(0, 0, 0), direction=np.eye(3)
+    )
+    if series.dataoffset is not None and min(series.shape) > 0:
+        file.close()
+        return _mapped(tiff, series, path, axes, shape, index), geometry, file.close
+    pages = _Pages(file, series, path, axes, shape, index)
+    return _paged(pages, series, path, axes, shape, index), geometry, pages.close
 
 
 def _check_chain(path: Path) -> None:
@@ -152,9 +163,9 @@ def chosen_time(axes: str, shape: tuple[int, ...], time: int | None, path: Path 
 
 
 def _mapped(
-    file: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
+    tiff: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
 ) -> Voxels:
-    stored = np.dtype(series.dtype).newbyteorder(file.byteorder)
+    stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
     array = np.memmap(path, stored, "r", offset=series.dataoffset, shape=shape)
     return ArrayVoxels(array=array, axes=axes, dtype=stored.newbyteorder("="), time=time)
 
@@ -183,7 +194,7 @@ class _Pages:
         number = int(np.ravel_multi_index(index, self._sizes)) if index else 0
         try:
             with self._lock:
-                page: NDArray[Any] = np.squeeze(self._series.pages[number].asarray())
+                page: NDArray[Any] = self._series.pages[number].asarray()
         except Exception as error:  # codecs raise what they like
             raise InputError(
                 f"{self._path}: page {number} is damaged ({error}); copy or download it again"
