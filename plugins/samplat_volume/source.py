@@ -263,7 +263,9 @@ def _runs(size: int, max_size: int) -> list[slice]:
     """Evenly spaced runs of neighbouring indices, away from the ends."""
     count = min(RUNS, size)
     length = max(1, min(32, max_size // RUNS, size // count))
-    starts = [int((i + 0.5) * size / count - length / 2) for i in range(count)]
+    # at multiples of their length, where chunks begin too
+    centres = [int((i + 0.5) * size / count) for i in range(count)]
+    starts = [centre // length * length for centre in centres]
     return [slice(start, start + length) for start in starts]
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,49 +125,41 @@ def test_every_single_bit_flip_is_noticed(scan: Path, monkeypatch: pytest.Monkey
 def test_a_killed_ingestion_leaves_nothing_that_is_used(
     scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ingest._flush
-
     def killed(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ingest, "_flush", killed)
-    monkeypatch.setattr(ingest.shutil, "rmtree", lambda *a, **k: None)  # nobody tidies up after -9
-    with pytest.raises(KeyboardInterrupt):
-        VolumeSource(str(scan))
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_flush", killed)
+        patch.setattr(ingest.shutil, "rmtree", lambda *a, **k: None)  # nobody tidies up after -9
+        with pytest.raises(KeyboardInterrupt):
+            VolumeSource(str(scan))
     assert not entries()
     assert list(ingest.folder().glob(".*"))
-    monkeypatch.undo()
-    os.environ["SAMPLAT_HOME"] = str(scan.parent / "home")
-    assert ingest._flush is real
-    monkeypatch.setattr(stacks, "IN_MEMORY", 0)
-    monkeypatch.setenv("SAMPLAT_HOME", str(scan.parent / "home"))
     check(VolumeSource(str(scan)))
     assert not list(ingest.folder().glob(".*"))
 
 
-def _open_in_process(path: str, home: str, results: Any) -> None:
-    os.environ["SAMPLAT_HOME"] = home
-    stacks.IN_MEMORY = 0
-    made = list[str]()
-    real = ingest._write
-    ingest._write = lambda stack, path: (made.append(str(path)), real(stack, path))[1]
-    source = VolumeSource(path)
-    right = np.array_equal(source.read(WINDOW)[..., 0], noise(shape=SHAPE)[WINDOW.slices])
-    results.put((right, len(made)))
+PROCESS = """
+import sys
+from samplat_volume import ingest, stacks
+from samplat_volume.source import VolumeSource
+from samplat import Window
+
+stacks.IN_MEMORY = 0
+write = ingest._write
+ingest._write = lambda stack, path: (print("made"), write(stack, path))
+source = VolumeSource(sys.argv[1])
+print(source.read(Window(start=(3, 100, 2), stop=(68, 140, 9))).sum())
+"""
 
 
 def test_of_several_processes_one_ingests(scan: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    arguments = (str(scan), os.environ["SAMPLAT_HOME"], results)
-    crowd = [context.Process(target=_open_in_process, args=arguments) for _ in range(3)]
-    for process in crowd:
-        process.start()
-    found = [results.get(timeout=60) for _ in crowd]
-    for process in crowd:
-        process.join()
-    assert all(right for right, _ in found)
-    assert sum(made for _, made in found) == 1
+    command = [sys.executable, "-c", PROCESS, str(scan)]
+    crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = [process.communicate(timeout=120)[0].split() for process in crowd]
+    expected = str(noise(shape=SHAPE)[WINDOW.slices].sum(dtype=int))
+    assert [words[-1] for words in told] == [expected] * 3
+    assert sum("made" in words for words in told) == 1
 
 
 def test_old_entries_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
