@@ -39,7 +39,7 @@ TAGS = (
     "Modality", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
     "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation",
     "RescaleSlope", "RescaleIntercept", "TemporalPositionIdentifier", "AcquisitionNumber",
-    "EchoNumbers", "DiffusionBValue", "TriggerTime", "SliceThickness",
+    "EchoNumbers", "DiffusionBValue", "TriggerTime",
 )  # fmt: skip
 PHASES = ("TemporalPositionIdentifier", "EchoNumbers", "DiffusionBValue", "AcquisitionNumber",
           "TriggerTime")  # fmt: skip
@@ -72,8 +72,6 @@ class Slice:
     """Numbers per pixel; 3 for colours."""
     stored: tuple[Any, ...]
     """What decides the type of its values: bits, sign, slope, intercept."""
-    thickness: float | None
-    """SliceThickness in mm."""
     phase: tuple[Any, ...]
     """Values of `PHASES`."""
     missing: int
@@ -215,7 +213,6 @@ def _slice(path: Path, header: Any, missing: int) -> Slice:
         size=(int(header.Rows), int(header.Columns)),
         samples=int(header.get("SamplesPerPixel", 1)),
         stored=tuple(str(header.get(t)) for t in TAGS[14:18]),
-        thickness=float(header.SliceThickness) if header.get("SliceThickness") else None,
         phase=tuple(str(header.get(tag, "")) for tag in PHASES),
         missing=missing,
     )
@@ -382,7 +379,7 @@ def _places(ordered: Sequence[Slice], normal: NDArray[np.float64]) -> list[list[
     depths = [_depth(s, normal) for s in ordered]
     steps = [b - a for a, b in itertools.pairwise(depths)]
     apart = [s for s in steps if s > 1e-3]
-    limit = EVEN * statistics.median(apart) if apart else 0.0
+    limit = EVEN * statistics.median_low(apart) if apart else 0.0
     places = [[ordered[0]]]
     for one, step in zip(ordered[1:], steps, strict=True):
         if step <= limit:
@@ -433,7 +430,7 @@ def _distance(
     if len(depths) < 2:
         raise InputError(f"{path}: all images lie at one place; expected a series of slices")
     steps = [b - a for a, b in itertools.pairwise(depths)]
-    usual = statistics.median(steps)
+    usual = statistics.median_low(steps)
     uneven = [i for i, step in enumerate(steps) if abs(step - usual) > EVEN * usual]
     if uneven:
         told = _gap(first, steps, uneven[0], usual)

@@ -341,11 +341,17 @@ def _open_ome_zarr(path: str, options: Mapping[str, Any]) -> _Opened:
 
 
 def _tree_facts(path: str) -> bytes:
-    """Sizes and dates of the files of a local directory; nothing of a URL."""
+    """Sizes and dates of the files of a local directory; nothing of a URL.
+
+    Raises:
+        InputError: a chunk is an empty file, as interrupted copies leave them.
+    """
     if "://" in path:
         return b""
     files = sorted(p for p in Path(path).rglob("*") if p.is_file())
     stats = [(str(f.relative_to(path)), f.stat()) for f in files]
+    if empty := [name for name, stat in stats if not stat.st_size]:
+        raise InputError(f"{path}/{empty[0]} is empty, it was cut off; copy the image again")
     return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode()
 
 
@@ -415,7 +421,12 @@ def read_pixels(one: Slice) -> NDArray[Any]:
     except RuntimeError as error:
         raise InputError(f"{one.path} cannot be decoded: {one_line(error)}") from error
     values: NDArray[Any] = itk.GetArrayFromImage(image)
-    return values.reshape(*one.size, -1)
+    if values.size != one.samples * one.size[0] * one.size[1]:
+        raise InputError(
+            f"{one.path} is decoded as {values.shape} values, its header tells {one.size} of "
+            f"{one.samples}; expected grey values or RGB: convert it first"
+        )
+    return values.reshape(*one.size, one.samples)
 
 
 _OPENERS: Mapping[str, Callable[[str, Mapping[str, Any]], _Opened]] = {

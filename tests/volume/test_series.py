@@ -177,6 +177,31 @@ def test_several_volumes_of_one_place_are_channels(tmp_path: Path, tag: str) -> 
     assert np.array_equal(source.read(whole)[..., 0], values[1])  # the lower number first
 
 
+def test_three_slices_suffice_to_find_a_gap(headers: list[Slice]) -> None:
+    assert "image 153" in refusal([headers[0], headers[1], headers[3]])
+
+
+def test_colours_by_palette_are_refused(tmp_path: Path) -> None:
+    palette = {
+        f"{name}PaletteColorLookupTable{part}": value
+        for name in ("Red", "Green", "Blue")
+        for part, value in (("Descriptor", [256, 0, 8]), ("Data", bytes(range(256))))
+    }
+    write_series(tmp_path, noise("uint8"), PhotometricInterpretation="PALETTE COLOR", **palette)
+    with pytest.raises(InputError, match=r"dcm is decoded as .* expected grey values or RGB"):
+        VolumeSource(str(tmp_path))
+
+
+def test_colour_slices(tmp_path: Path) -> None:
+    values = noise("uint8", (4, 8, 9, 3))
+    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    write_series(tmp_path, values, **tags)
+    with pytest.raises(InputError, match="for colours"):
+        VolumeSource(str(tmp_path))
+    source = VolumeSource(str(tmp_path), channel=[0, 1, 2])
+    assert np.array_equal(source.read(Window(start=(0, 0, 0), stop=(4, 8, 9))), values)
+
+
 def test_uneven_and_shifted_slices(tmp_path: Path) -> None:
     def bent(z: int) -> list[float]:
         return [ORIGIN[0], ORIGIN[1], ORIGIN[2] + SPACING[0] * z + (0.6 if z == 4 else 0)]

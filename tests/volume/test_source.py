@@ -76,6 +76,21 @@ def test_nifti_of_either_version_as_nibabel_reads_it(tmp_path: Path, kind: Any) 
     assert np.allclose(source.info.index_to_world, turn @ affine, atol=1e-5)
 
 
+def test_big_endian_files(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    image = nibabel.Nifti1Image(noise().T, np.eye(4), header)
+    nibabel.save(image, tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").read_bytes()[:4] == b"\0\0\1\x5c"
+    path = write(tmp_path / "a.nhdr", image_of(noise()))
+    path.write_text(path.read_text().replace("little", "big"))
+    noise().astype(">i2").tofile(tmp_path / "a.raw")
+    for name in ("a.nii", "a.nhdr"):
+        source = VolumeSource(str(tmp_path / name))
+        assert source.info.dtype == "int16"
+        assert np.array_equal(everything(source)[..., 0], noise())
+
+
 @pytest.mark.parametrize(("slope", "intercept"), [(2.0, -1024.0), (0.25, 3.0)])
 def test_slopes_of_nifti(tmp_path: Path, slope: float, intercept: float) -> None:
     image = nibabel.Nifti1Image(noise().T, np.eye(4))
@@ -243,6 +258,9 @@ def test_a_damaged_chunk_of_ome_zarr_is_named(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:9])
     with pytest.raises(InputError, match="a.zarr/0 cannot be read at"):
         everything(VolumeSource(str(path)))
+    chunk.write_bytes(b"")
+    with pytest.raises(InputError, match=f"{chunk.relative_to(path)} is empty, it was cut off"):
+        VolumeSource(str(path))
 
 
 def test_zarrs_that_are_no_image(tmp_path: Path) -> None:
