@@ -16,10 +16,18 @@ METADATA = ("zarr.json", ".zgroup", ".zattrs")
 
 
 def accepts(path: str) -> bool:
-    """Whether a path may be a volume, by its name; a folder that is no zarr counts as DICOM."""
+    """Whether a path may be a volume, by its name; a folder by the names of its files."""
     if "://" in path or path.startswith("/vsi"):
         return ".zarr" in path
-    return path.lower().rstrip("/").endswith(SUFFIXES) or Path(path).is_dir()
+    return path.lower().rstrip("/").endswith(SUFFIXES) or _may_be_series(Path(path))
+
+
+def _may_be_series(place: Path) -> bool:
+    """DICOM files are called .dcm, or nothing, or end with a part of a UID."""
+    if not place.is_dir():
+        return False
+    names = (p.suffix.lower() for p in place.iterdir() if not p.name.startswith("."))
+    return any(s in ("", ".dcm", ".dicom", ".ima") or s[1:].isdigit() for s in names)
 
 
 def kind_of(path: str) -> Kind:

@@ -13,7 +13,7 @@ import samplat_volume
 from samplat import Registry, SegmentJob, SourceSpec, Window, plan
 from samplat.plugins import collect, load_plugins
 from samplat_volume.source import VolumeSource
-from volume.scans import image_of, noise, write
+from volume.scans import image_of, noise, write, write_series
 from volume.test_source import ome_zarr
 
 
@@ -30,6 +30,7 @@ def tools() -> Registry:
 
 def test_the_plugin_opens_volumes_beside_rasters(tools: Registry, tmp_path: Path) -> None:
     assert tools.source_for("scan.nii.gz").name == "volume"
+    write_series(tmp_path, noise())
     assert tools.source_for(str(tmp_path)).name == "volume"
     assert tools.source_for("scene.tif").name == "raster"
     assert tools.rescaler("window").name == "window"

@@ -343,6 +343,10 @@ def test_paths_that_are_claimed(tmp_path: Path) -> None:
     for name in ("a.nii", "A.NII.GZ", "a.mha", "a.mhd", "a.nrrd", "a.zarr", "a.zarr/", "a.tif"):
         assert factory.accepts(name), name
     assert factory.accepts("https://example.org/a.zarr/0")
+    assert not factory.accepts(str(tmp_path))
+    (tmp_path / "a.tif").touch()
+    assert not factory.accepts(str(tmp_path))
+    (tmp_path / "1.2.840.7").touch()
     assert factory.accepts(str(tmp_path))
     for name in ("a.jpg", "a.txt", "https://example.org/a.tif"):
         assert not factory.accepts(name), name
