@@ -29,6 +29,7 @@ _HOME = {
         "load_model",
         "save_model",
     ),
+    "downloads": ("home",),
     "embedding": ("Embedding", "EmbeddingKey"),
     "files": ("check_file", "check_writable", "replacing"),
     "hookspecs": ("Exporter", "Prompter", "hookimpl"),
@@ -96,6 +97,7 @@ __all__ = [
     "embed",
     "frame_size",
     "generate_masks",
+    "home",
     "hookimpl",
     "input_scale",
     "install_model",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
         load_model,
         save_model,
     )
+    from samplat.downloads import home
     from samplat.embedding import Embedding, EmbeddingKey
     from samplat.files import check_file, check_writable, replacing
     from samplat.grid import GridParameters

@@ -1,4 +1,4 @@
-"""Volumes: medical and microscopy stacks, in their own space.
+"""Volumes: scans and stacks in their own space, from DICOM, NIfTI, NRRD, MetaImage, TIFF, OME-Zarr.
 
 Nothing heavy is imported here: `samplat --help` loads this module.
 """
@@ -11,10 +11,26 @@ from typing import TYPE_CHECKING
 from samplat import hookimpl
 
 if TYPE_CHECKING:
-    from samplat import Exporter
+    from samplat import Exporter, Rescaler, SourceFactory
 
-REQUIRES = ("highdicom", "pydicom", "SimpleITK")
+REQUIRES = ("highdicom", "ome_zarr", "ome_zarr_models", "pydicom", "SimpleITK", "tifffile")
 """Libraries of the extra `samplat[volume]`."""
+
+
+@hookimpl
+def register_sources(register: Callable[[SourceFactory], None]) -> None:
+    """Volumes on disk, and OME-Zarr anywhere."""
+    from samplat_volume.source import VolumeFactory
+
+    register(VolumeFactory())
+
+
+@hookimpl
+def register_rescalers(register: Callable[[Rescaler], None]) -> None:
+    """Window and level, by name or in numbers."""
+    from samplat_volume.intensity import WindowRescaler
+
+    register(WindowRescaler())
 
 
 @hookimpl
