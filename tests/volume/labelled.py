@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 
 from core.oracle import OracleFactory
 from samplat import HOLE, ImageInfo, JobResult, SegmentJob, SourceSpec, Window, run_job
-from samplat.pixels import IdentityRescaler
+from samplat.pixels import IdentityRescaler, PercentileRescaler
 from samplat.plugins import Registry
 from samplat_volume.geometry import Geometry
+from volume import scans
+
+EMPTY = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyID", "StudyDate",
+    "StudyTime", "AccessionNumber", "ReferringPhysicianName", "Manufacturer",
+)  # fmt: skip
+"""What a DICOM image has to have, if only without a value."""
 
 OBLIQUE = Rotation.from_euler("xyz", [20, -35, 70], degrees=True).as_matrix()
 
@@ -125,49 +130,54 @@ def tools_for(**volumes: Painted) -> Registry:
     tools.add("sources", "test", PaintedFactory(memory=volumes))
     tools.add("segmenters", "test", OracleFactory())
     tools.add("rescalers", "test", IdentityRescaler())
+    tools.add("rescalers", "test", PercentileRescaler())
     return tools
 
 
-def run_painted(tools: Registry, job_dir: Path, poison: int | None = None) -> JobResult:
-    """The job of the volume called "volume"; tiles with the object `poison` fail."""
+VOLUME = SourceSpec(path="volume", factory="painted")
+
+
+def run_painted(
+    tools: Registry,
+    job_dir: Path,
+    poison: int | None = None,
+    source: SourceSpec = VOLUME,
+    rescaler: str = "none",
+) -> JobResult:
+    """A job whose objects are the colours of a volume; tiles with the object `poison` fail."""
     job = SegmentJob(
-        source=SourceSpec(path="volume", factory="painted"),
+        source=source,
         job_dir=str(job_dir),
         model=None,
         segmenter="oracle",
         segmenter_options={"poison": poison},
-        rescaler="none",
+        rescaler=rescaler,
         tile_size=16,
         halo=8,
     )
     return run_job(job, tools=tools)
 
 
-def write_series(folder: Path, geometry: Geometry, description: str = "scan") -> None:
-    """A DICOM series of slices in a folder; names say nothing of the order."""
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    depth, height, width = geometry.shape
-    folder.mkdir(exist_ok=True)
-    order = np.random.default_rng(0).permutation(depth)
-    for z in range(depth):
-        one = pydicom.Dataset()
-        one.SOPClassUID, one.SOPInstanceUID = MRImageStorage, generate_uid()
-        one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
-        one.PatientID, one.PatientName, one.PatientBirthDate, one.PatientSex = "1", "A^B", "", "O"
-        one.StudyID, one.StudyDate, one.StudyTime, one.AccessionNumber = "1", "", "", ""
-        one.ReferringPhysicianName, one.Modality, one.Manufacturer = "", "MR", "nobody"
-        one.SeriesNumber, one.InstanceNumber, one.SeriesDescription = 4, int(order[z]), description
-        position = geometry.to_physical(np.array([[z, 0, 0]]))[0]
-        one.ImagePositionPatient = [f"{v:.12g}" for v in position]
-        axes = geometry.direction[:, :2].T.ravel()
-        one.ImageOrientationPatient = [f"{v:.12g}" for v in axes]
-        one.PixelSpacing = list(geometry.spacing[1:])
-        one.SliceThickness = geometry.spacing[0]
-        one.Rows, one.Columns = height, width
-        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
-        one.BitsAllocated = one.BitsStored = 16
-        one.HighBit, one.PixelRepresentation = 15, 0
-        one.PixelData = bytes(2 * height * width)
-        one.file_meta = pydicom.dataset.FileMetaDataset()
-        one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one.save_as(folder / f"{description}_{order[z]:03d}", enforce_file_format=True)
+def write_series(
+    folder: Path, geometry: Geometry, uid: str = "1.2.3.4", values: NDArray[Any] | None = None
+) -> None:
+    """A series with a patient, on any grid; the names of its files say nothing of their order."""
+    pixels = np.zeros(geometry.shape) if values is None else values
+    paths = scans.write_series(
+        folder,
+        pixels.astype(np.uint16),
+        uid=uid,
+        ImagePositionPatient=lambda z: _decimals(geometry.to_physical(np.array([[z, 0, 0]]))),
+        ImageOrientationPatient=_decimals(geometry.direction[:, :2].T),
+        PixelSpacing=list(geometry.spacing[1:]),
+        SliceThickness=geometry.spacing[0],
+        FrameOfReferenceUID="1.2.3.5",
+        **dict.fromkeys(EMPTY, ""),
+    )
+    order = np.random.default_rng(0).permutation(len(paths))
+    for path, number in zip(paths, order, strict=True):
+        path.rename(folder / f"{uid}-{number}")
+
+
+def _decimals(numbers: NDArray[np.float64]) -> list[str]:
+    return [f"{number:.12g}" for number in np.ravel(numbers)]

@@ -10,7 +10,7 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813 its own documentation calls it so
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from samplat import HOLE, InputError, SourceSpec
@@ -112,23 +112,25 @@ def test_too_many_frames_become_a_label_map(
 
 def test_of_several_series_the_one_with_the_labels_place_is_referenced(tmp_path: Path) -> None:
     scan, other = grid((4, 6, 5)), grid((4, 6, 5), origin=(-101.25, 33.1, 17.75))
-    write_series(tmp_path / "both", scan, "scan")
-    write_series(tmp_path / "both", other, "other")
+    write_series(tmp_path / "both", scan, "1.1")
+    write_series(tmp_path / "both", other, "1.2")
     (tmp_path / "both" / "notes.txt").write_text("no DICOM")
     both = tmp_path / "both"
-    assert {s.SeriesDescription for s in source_slices(both, scan)} == {"scan"}
-    assert {s.SeriesDescription for s in source_slices(both, other)} == {"other"}
+    assert {s.SeriesInstanceUID for s in source_slices(both, scan)} == {"1.1"}
+    assert {s.SeriesInstanceUID for s in source_slices(both, other)} == {"1.2"}
 
 
 def test_series_of_one_place_have_to_be_told_apart(tmp_path: Path) -> None:
     geometry = grid((4, 6, 5))
-    for name in ("first", "second"):
-        write_series(tmp_path / "both", geometry, name)
+    for uid in ("1.1", "1.2"):
+        write_series(tmp_path / "both", geometry, uid)
     both = tmp_path / "both"
     with pytest.raises(InputError, match="got 2 of 2; choose one series by its UID"):
         source_slices(both, geometry)
-    uid = pydicom.dcmread(both / "second_000").SeriesInstanceUID
-    assert {s.SeriesDescription for s in source_slices(both, geometry, [uid])} == {"second"}
+    found = source_slices(both, geometry, ["1.2"])
+    assert {s.SeriesInstanceUID for s in found} == {"1.2"}
+    positions = [d.ImagePositionPatient for d in found]
+    np.testing.assert_allclose(geometry.to_index(np.array(positions, float))[:, 0], range(4))
 
 
 @pytest.mark.parametrize(

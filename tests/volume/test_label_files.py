@@ -10,7 +10,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 its own documentation calls it so
+import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray

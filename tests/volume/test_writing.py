@@ -12,15 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 its own documentation calls it so
+import SimpleITK as sitk
 import zarr
 from numpy.typing import NDArray
 
 from samplat import HOLE, InputError, JobError, JobResult, SourceSpec, Window
 from samplat.plugins import Registry
 from samplat_volume.geometry import Geometry
+from samplat_volume.source import VolumeFactory
 from samplat_volume.writing import WRITERS, write_labels
 from volume.labelled import Painted, balls, grid, run_painted, tools_for, write_series
 
@@ -214,3 +216,27 @@ def test_lazy_arrays_are_read_piece_by_piece(tmp_path: Path) -> None:
     stored[...] = labels
     write_labels(tmp_path / "a.mha", stored, grid(labels.shape))
     assert np.array_equal(read(tmp_path / "a.mha"), labels)
+
+
+def test_a_scan_is_opened_segmented_and_written_in_its_own_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "scan", GEOMETRY, values=np.where(PAINTED.labels > 0, 900, 100))
+    tools = tools_for()
+    tools.add("sources", "volume", VolumeFactory())
+    for writer in WRITERS:
+        tools.add("exporters", "volume", writer)
+    monkeypatch.setattr("samplat.plugins.registry", lambda: tools)
+    source = SourceSpec(path=str(tmp_path / "scan"), factory="volume")
+    result = run_painted(tools, tmp_path / "job", source=source, rescaler="percentile")
+    for suffix in (".nrrd", ".csv", ".dcm"):
+        exported(tools, result, tmp_path / f"out{suffix}")
+    image = sitk.ReadImage(str(tmp_path / "out.nrrd"))
+    assert np.array_equal(sitk.GetArrayFromImage(image) > 0, PAINTED.labels > 0)
+    place = Geometry.of_image(image)
+    np.testing.assert_allclose(place.index_to_world, GEOMETRY.index_to_world, atol=1e-9)
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    assert rows
+    assert {(row["mean"], row["std"], row["max"]) for row in rows} == {("900", "0", "900")}
+    seg = highdicom.seg.segread(tmp_path / "out.dcm")
+    assert len(seg.segment_numbers) == len(rows)
