@@ -29,6 +29,21 @@ MOST_BINARY_FRAMES = 4096
 TOLERANCE = 0.02
 """How far a slice may lie from where the labels have it, in slice distances."""
 
+MAY_BE_EMPTY = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+)
+"""Attributes that every image has to have, if only without a value; anonymisers remove some."""
+
+NEEDED = ("StudyInstanceUID", "SOPClassUID", "SOPInstanceUID", "FrameOfReferenceUID")
+"""Attributes without which an image cannot be referenced."""
+
 SegmentationKind = Literal["auto", "binary", "labelmap"]
 Coded = tuple[str, str, str]
 """Code value, coding scheme, meaning: ("10200004", "SCT", "Liver")."""
@@ -89,6 +104,8 @@ class DicomSegWriter:
             raise InputError("DICOM SEG needs at least one object, and there is none")
         chosen = volume.source.options.values() if volume.source else ()
         slices = source_slices(folder, volume.geometry, chosen)
+        for one in slices:
+            _complete(one, volume.geometry)
         with replacing(output) as written, warnings.catch_warnings():
             # the patient's name is copied as it is
             warnings.filterwarnings("ignore", message=".*intended person name.*")
@@ -157,6 +174,25 @@ class DicomSegWriter:
             tracking_uid=highdicom.UID(),
             tracking_id=tracking,
         )
+
+
+def _complete(header: Dataset, geometry: Geometry) -> None:
+    """Give a header what a reference to it takes; the file is left as it is.
+
+    Raises:
+        InputError: what is missing cannot be made up.
+    """
+    for name in NEEDED:
+        if not header.get(name):
+            raise InputError(
+                f"{header.filename} has no {name}, by which DICOM SEG would reference it; "
+                "choose .nii.gz, .nrrd or .mha"
+            )
+    for name in MAY_BE_EMPTY:
+        if name not in header:
+            setattr(header, name, "")
+    if "SliceThickness" not in header:
+        header.SliceThickness = f"{geometry.spacing[0]:.10g}"
 
 
 def _numbers(volume: LabelVolume) -> NDArray[np.uint16]:

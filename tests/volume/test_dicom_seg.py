@@ -173,3 +173,25 @@ def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=message):
             write_labels(tmp_path / "a.dcm", labels, geometry, source=str(tmp_path / "scan"))
     assert of_array(many, geometry).largest == 79_999
+
+
+def without(folder: Path, *names: str) -> None:
+    """Remove attributes from all images."""
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        for name in names:
+            delattr(image, name)
+        image.save_as(file)
+
+
+def test_images_may_lack_what_anonymisers_remove(tmp_path: Path) -> None:
+    geometry, labels = grid((4, 6, 5)), np.ones((4, 6, 5), bool)
+    write_series(tmp_path / "scan", geometry)
+    without(tmp_path / "scan", *dicom_seg.MAY_BE_EMPTY, "SliceThickness")
+    write_labels(tmp_path / "a.dcm", labels, geometry, source=str(tmp_path / "scan"))
+    assert np.array_equal(read_back(tmp_path / "a.dcm", tmp_path / "scan", geometry), labels)
+    before = (tmp_path / "a.dcm").read_bytes()
+    without(tmp_path / "scan", "FrameOfReferenceUID")
+    with pytest.raises(InputError, match="has no FrameOfReferenceUID"):
+        write_labels(tmp_path / "a.dcm", labels, geometry, source=str(tmp_path / "scan"))
+    assert (tmp_path / "a.dcm").read_bytes() == before
