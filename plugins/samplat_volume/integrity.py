@@ -6,10 +6,12 @@ distances a line on stderr.
 
 from __future__ import annotations
 
+import contextlib
+import locale
 import math
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +123,8 @@ def itk_geometry(path: Path) -> Geometry:
     reader = itk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
+        with _kept_locale():
+            reader.ReadImageInformation()
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read: {one_line(error)}") from error
     rank = reader.GetDimension()
@@ -129,6 +132,17 @@ def itk_geometry(path: Path) -> Geometry:
     (x, y, z), (sx, sy, sz) = reader.GetSize()[:3], reader.GetSpacing()[:3]
     ox, oy, oz = reader.GetOrigin()[:3]
     return Geometry(shape=(z, y, x), spacing=(sz, sy, sx), origin=(ox, oy, oz), direction=frame)
+
+
+@contextlib.contextmanager
+def _kept_locale() -> Iterator[None]:
+    """ITK's reader of VTK files leaves the process in the locale "C", where open() means ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        if locale.setlocale(locale.LC_ALL) != before:
+            locale.setlocale(locale.LC_ALL, before)
 
 
 def _nifti_geometry(layout: Layout) -> Geometry:

@@ -91,23 +91,25 @@ def check_declared(layout: Layout) -> None:
     Raises:
         InputError: no voxels, absurdly many, or more than the file can hold.
     """
+    check_extent(layout.shape, layout.path)
     size = layout.data.stat().st_size
-    if min(layout.shape) < 1:
-        raise InputError(
-            f"{layout.path} declares {_times(layout)} voxels: there is nothing in it; "
-            "write the file again"
-        )
-    if math.prod(layout.shape) > MAX_VOXELS:
-        raise InputError(
-            f"{layout.path} declares {_times(layout)} voxels; at most {MAX_VOXELS} are taken: "
-            "its header is damaged"
-        )
     if layout.codec == "none":
         _compare(layout, max(0, size - layout.start))
     elif layout.bytes > RATIO[layout.codec] * max(0, size - layout.start):
         raise InputError(
             f"{layout.data} is cut off or its header lies: {size} compressed bytes cannot hold "
             f"the {layout.bytes} that it declares; copy or download it again"
+        )
+
+
+def check_extent(shape: tuple[int, ...], path: Path | str) -> None:
+    """Refuse extents that are nothing, or more than anybody has."""
+    told = " x ".join(str(n) for n in reversed(shape))
+    if min(shape) < 1:
+        raise InputError(f"{path} has {told} voxels: there is nothing in it; write it again")
+    if math.prod(shape) > MAX_VOXELS:
+        raise InputError(
+            f"{path} claims {told} voxels; at most {MAX_VOXELS} are taken: its header is damaged"
         )
 
 

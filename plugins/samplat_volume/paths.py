@@ -19,15 +19,18 @@ def accepts(path: str) -> bool:
     """Whether a path may be a volume, by its name; a folder by the names of its files."""
     if "://" in path or path.startswith("/vsi"):
         return ".zarr" in path
-    return path.lower().rstrip("/").endswith(SUFFIXES) or _may_be_series(Path(path))
+    return path.lower().rstrip("/").endswith(SUFFIXES) or _may_be_volume(Path(path))
 
 
-def _may_be_series(place: Path) -> bool:
-    """DICOM files are called .dcm, or nothing, or end with a part of a UID."""
+def _may_be_volume(place: Path) -> bool:
+    """DICOM files are called .dcm, or nothing, or end with a part of a UID; or it is a zarr."""
     if not place.is_dir():
         return False
-    names = (p.suffix.lower() for p in place.iterdir() if not p.name.startswith("."))
-    return any(s in ("", ".dcm", ".dicom", ".ima") or s[1:].isdigit() for s in names)
+    files = [p for p in place.iterdir() if p.is_file()]
+    if any(p.name in METADATA for p in files):
+        return True
+    suffixes = (p.suffix.lower() for p in files if not p.name.startswith("."))
+    return any(s in ("", ".dcm", ".dicom", ".ima") or s[1:].isdigit() for s in suffixes)
 
 
 def kind_of(path: str) -> Kind:

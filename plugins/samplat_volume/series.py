@@ -122,7 +122,8 @@ def read_slice(path: Path) -> Slice | None:
     import pydicom
 
     try:
-        with path.open("rb") as file:
+        # odd values of tags that are not asked for are no reason to talk
+        with path.open("rb") as file, pydicom.config.disable_value_validation():
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
             missing = _missing_bytes(file, header)
     except (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError, KeyError) as error:

@@ -23,7 +23,7 @@ from samplat_volume.integrity import (
     read_geometry,
     simpleitk,
 )
-from samplat_volume.layout import Layout, check_declared, mapped, planes
+from samplat_volume.layout import Layout, check_declared, check_extent, mapped, planes
 from samplat_volume.paths import accepts, kind_of
 from samplat_volume.series import Series, Slice, assemble, choose_series, read_folder
 from samplat_volume.stacks import DEEP, ArrayVoxels, Stack, StackVoxels, Voxels, content_key
@@ -189,6 +189,7 @@ class VolumeSource:
 
     def _describe(self) -> ImageInfo:
         geometry, dtype = self._opened.geometry, self._opened.voxels.dtype
+        check_extent(geometry.shape, self._path)
         check_depth(geometry.shape, self._path)
         check_geometry(geometry, self._path)
         if dtype.kind not in "buif":

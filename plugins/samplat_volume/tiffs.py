@@ -6,6 +6,7 @@ Sources: TIFF 6.0 and BigTIFF for the chain of pages; the OME data model for siz
 from __future__ import annotations
 
 import logging
+import math
 import re
 import struct
 import threading
@@ -122,6 +123,11 @@ def _check_pages(series: Any, path: Path) -> None:
     for number, page in enumerate(series.pages):
         if page is None:
             raise InputError(f"{path} has no page {number} of {len(series.pages)}; write it again")
+        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
+            raise InputError(
+                f"{path} names {len(page.dataoffsets)} of the {math.prod(series.keyframe.chunked)} "
+                f"blocks of page {number}; its header is damaged: copy or download it again"
+            )
         for at, length in zip(page.dataoffsets, page.databytecounts, strict=False):
             if at + length > size:
                 raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import struct
 import time
 import tracemalloc
@@ -17,7 +18,8 @@ import tifffile
 
 from samplat import InputError, Window
 from samplat_volume.source import VolumeSource
-from volume.scans import SHAPE, image_of, noise, oblique, write
+from volume.scans import SHAPE, image_of, noise, oblique, write, write_series
+from volume.test_source import ome_zarr
 
 FORMATS: dict[str, bool] = {
     "a.nii": False,
@@ -210,6 +212,74 @@ def test_absurd_headers_are_refused_at_once(tmp_path: Path, name: str, kind: str
     before = time.perf_counter()
     assert open_or_refuse(path) is None
     assert time.perf_counter() - before < 1
+
+
+def resized(folder: Path, name: str, sizes: tuple[int, int, int]) -> Path:
+    """A file of which only the header says that it has other sizes (x, y, z)."""
+    x, y, z = sizes
+    if name == "a.zarr":
+        path = ome_zarr(folder / name, noise("uint16"), "0.5")
+        header = path / "0" / "zarr.json"
+        header.write_text(json.dumps(json.loads(header.read_text()) | {"shape": [z, y, x]}))
+        return path
+    if name == "series":
+        write_series(folder / name, noise(), Rows=max(0, y) % 65536, Columns=max(0, x) % 65536)
+        return folder / name
+    make(folder, name)
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    if name == "a.gipl":
+        struct.pack_into(">3H", data, 0, *(max(0, n) % 65536 for n in sizes))
+    elif name == "a.tif":
+        tags = {256: x, 257: y}
+        with tifffile.TiffFile(path) as tiff:
+            places = [(p.tags[t].valueoffset, v) for p in tiff.pages for t, v in tags.items()]
+        for place, value in places:
+            struct.pack_into("<H", data, place, max(0, value) % 65536)
+    else:
+        old = next(old for old in (b"17 20 6",) if old in data)
+        data = bytearray(bytes(data).replace(old, f"{x} {y} {z}".encode()))
+    path.write_bytes(data)
+    return path
+
+
+SIZES = [(0, 20, 6), (17, 0, 6), (-1, 20, 6), (65535, 65535, 6), (2**40, 2**40, 2**40)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    "name",
+    ["a.mha", "b.mha", "a.nrrd", "b.nrrd", "a.mhd", "a.nhdr", "a.vtk", "a.gipl", "a.tif", "series"],
+)
+def test_absurd_sizes_are_refused_at_once(
+    tmp_path: Path, name: str, sizes: tuple[int, int, int]
+) -> None:
+    path = resized(tmp_path, name, sizes)
+    tracemalloc.start()
+    before = time.perf_counter()
+    assert open_or_refuse(path) is None
+    assert time.perf_counter() - before < 1
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [(0, 20, 6), (2**40, 2**40, 2**40)])
+def test_absurd_sizes_of_a_zarr(tmp_path: Path, sizes: tuple[int, int, int]) -> None:
+    assert open_or_refuse(resized(tmp_path, "a.zarr", sizes)) is None
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.zarr", "a.nrrd"])
+def test_complex_numbers_are_refused(tmp_path: Path, name: str) -> None:
+    values = noise("float32").astype("complex64")
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / name, values)
+    elif name == "a.zarr":
+        ome_zarr(tmp_path / name, values, "0.4")
+    else:
+        path = write(tmp_path / name, image_of(noise()))
+        path.write_bytes(path.read_bytes().replace(b"type: short", b"type: block"))
+    with pytest.raises(InputError, match="real numbers|integers or floats"):
+        VolumeSource(str(tmp_path / name))
 
 
 def test_a_bomb_is_not_swallowed(tmp_path: Path) -> None:

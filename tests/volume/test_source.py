@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import locale
 import pickle
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,14 @@ def test_vtk_and_gipl_read_as_simpleitk_reads_them(tmp_path: Path, name: str) ->
     source, image = VolumeSource(str(path)), sitk.ReadImage(str(path))
     assert np.array_equal(everything(source)[..., 0], sitk.GetArrayFromImage(image))
     assert source.geometry == Geometry.of_image(image)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_opening_leaves_the_locale_alone(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, image_of(noise()))
+    before = locale.setlocale(locale.LC_ALL)
+    VolumeSource(str(path))
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
