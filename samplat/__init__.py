@@ -29,8 +29,9 @@ _HOME = {
         "load_model",
         "save_model",
     ),
+    "downloads": ("home",),
     "embedding": ("Embedding", "EmbeddingKey"),
-    "files": ("check_file", "check_writable"),
+    "files": ("check_file", "check_writable", "replacing"),
     "finished": ("open_result",),
     "answers": ("PromptedSegmenter",),
     "hookspecs": ("Exporter", "hookimpl"),
@@ -54,7 +55,7 @@ _HOME = {
     "prediction": ("Prediction", "embed", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
-    "shards": ("HOLE",),
+    "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -114,6 +115,7 @@ __all__ = [
     "frame_size",
     "gather_prompts",
     "generate_masks",
+    "home",
     "hookimpl",
     "input_scale",
     "install_model",
@@ -121,14 +123,17 @@ __all__ = [
     "load_model",
     "mask_set",
     "merged_masks",
+    "narrowed",
     "open_result",
     "plan",
     "predict",
     "registry",
     "rehearse",
+    "replacing",
     "run_job",
     "save_model",
     "segment",
+    "smallest_dtype",
 ]
 
 
@@ -155,8 +160,9 @@ if TYPE_CHECKING:
         load_model,
         save_model,
     )
+    from samplat.downloads import home
     from samplat.embedding import Embedding, EmbeddingKey
-    from samplat.files import check_file, check_writable
+    from samplat.files import check_file, check_writable, replacing
     from samplat.finished import open_result
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, hookimpl
@@ -187,5 +193,5 @@ if TYPE_CHECKING:
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
-    from samplat.shards import HOLE
+    from samplat.shards import HOLE, narrowed, smallest_dtype
     from samplat.tiles import Tile, TileGrid, Window

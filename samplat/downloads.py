@@ -21,7 +21,7 @@ TIMEOUT = 30.0
 
 
 def home() -> Path:
-    """Where downloads live: `$SAMPLAT_HOME`, else the user's cache directory."""
+    """Where downloads and copies live: `$SAMPLAT_HOME`, else the user's cache directory."""
     if chosen := os.environ.get("SAMPLAT_HOME"):
         return Path(chosen).expanduser()
     import platformdirs

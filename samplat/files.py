@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
+import shutil
+import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -55,12 +58,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
     """
-    with replacing(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, bit by bit; it takes its name, whole, when the block succeeds.
 
     Raises:
@@ -92,8 +95,70 @@ def digest(path: Path) -> str | None:
         return None
 
 
+@contextmanager
+def replacing(output: Path) -> Iterator[Path]:
+    """A path to write a file or folder to; it becomes `output`, whole, when the block succeeds.
+
+    What a killed process left of an earlier attempt is removed.
+
+    Raises:
+        JobError: the disk is full, or the file cannot be written or renamed.
+    """
+    _remove_abandoned(output)
+    folder = output.with_name(f".{output.name}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}")
+    try:
+        folder.mkdir()
+        written = folder / output.name
+        yield written
+        _sync(written)
+        _put(written, output, folder)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error.__cause__ or error).split())
+        raise JobError(
+            f"cannot write {output}: {reason}; mend that and run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(written: Path, output: Path, folder: Path) -> None:
+    if output.is_dir():
+        # a directory cannot be renamed over another one
+        output.rename(folder / "replaced")
+    written.replace(output)
+    sync_directory(output.absolute().parent)
+
+
+def _sync(path: Path) -> None:
+    for child in sorted(path.rglob("*")) if path.is_dir() else ():
+        _sync_handle(child)
+    _sync_handle(path)
+
+
+def _remove_abandoned(output: Path) -> None:
+    prefix = f".{output.name}.{socket.gethostname()}-"
+    for folder in output.absolute().parent.glob(f"{glob.escape(prefix)}*{TEMPORARY}"):
+        pid = folder.name.removeprefix(prefix).removesuffix(TEMPORARY)
+        if pid.isdigit() and not _is_alive(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable; a rename alone is not."""
+    _sync_handle(path)
+
+
+def _sync_handle(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

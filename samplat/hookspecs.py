@@ -50,6 +50,9 @@ class Exporter(Protocol):
         """Write under a temporary name beside `output`, then rename, replacing what was there."""
         ...
 
+    # An exporter that needs a source of its own kind may have `check_source(spec)`, called before
+    # any long work; it raises InputError for others.
+
 
 @hookspec
 def register_models(register: Callable[[ModelSpec], None]) -> None:

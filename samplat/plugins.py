@@ -143,7 +143,7 @@ class Registry:
         """Register an object under its name.
 
         Raises:
-            PluginError: it has no name, or the name is taken.
+            PluginError: it has no name, or its name, or a suffix of an exporter, is taken.
         """
         name = getattr(item, "name", None)
         if not isinstance(name, str) or not name:
@@ -154,8 +154,18 @@ class Registry:
                 f"plugins {other} and {owner} both register {name!r} in {kind}; "
                 "uninstall one of them"
             )
+        if kind == "exporters":
+            self._check_suffixes(owner, item)
         self.found[kind][name] = item
         self.owners[kind, name] = owner
+
+    def _check_suffixes(self, owner: str, item: Exporter) -> None:
+        for name, other in self.found["exporters"].items():
+            for suffix in set(item.suffixes) & set(other.suffixes):
+                raise PluginError(
+                    f"plugins {self.owners['exporters', name]} and {owner} both write {suffix}; "
+                    "uninstall one of them"
+                )
 
     def names(self, kind: str) -> tuple[str, ...]:
         """The names of a kind, in order of registration."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.errors import JobError
 from samplat.tiles import TileGrid, Window
 
 HOLE = 2**32 - 1
@@ -21,6 +22,28 @@ No object bears it, in arrays of uint64 ids neither.
 """
 
 Labels = NDArray[np.uint32] | NDArray[np.uint64]
+
+
+def smallest_dtype(largest: int) -> np.dtype[np.unsignedinteger]:
+    """The smallest unsigned type that holds ids up to `largest` and, above them, a hole's value.
+
+    Raises:
+        JobError: there are more ids than files of labels and polygons hold: 32 bits.
+    """
+    kinds = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.uint32))
+    if largest >= HOLE:
+        raise JobError(
+            f"{largest} objects are more than the {HOLE - 1} that files of them can number; "
+            "read the labels of the job directory, or segment parts of the image"
+        )
+    return next(kind for kind in kinds if largest < np.iinfo(kind).max)
+
+
+def narrowed(labels: Labels, dtype: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    """Labels in a smaller type; the pixels of quarantined tiles get its largest value."""
+    if dtype == labels.dtype:
+        return labels
+    return np.where(labels == HOLE, np.iinfo(dtype).max, labels).astype(dtype)
 
 
 def _chunk_shape(shard: tuple[int, ...]) -> tuple[int, ...]:

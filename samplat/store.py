@@ -610,7 +610,7 @@ def write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
     given = iter(batches)
     first = next(given)
-    with files.replacing(path) as file, pa.ipc.new_file(file, first.schema) as writer:
+    with files.atomic_file(path) as file, pa.ipc.new_file(file, first.schema) as writer:
         writer.write_batch(first)
         for batch in given:
             writer.write_batch(batch)

@@ -80,8 +80,10 @@ def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBat
     Raises:
         JobError: labels and table of objects disagree, or a shard is damaged.
     """
+    from samplat_raster.outputs import label_dtype
     from samplat_raster.polygons import outlines
 
+    label_dtype(result)  # refuses more objects than polygons can number
     for some in _ahead(outlines(result, drawing)):
         yield FeatureBatch(
             columns=_columns(result, some), geometries=_on_the_ground(result, some.geometries)

@@ -181,6 +181,22 @@ def test_exporters_are_chosen_by_the_longest_suffix() -> None:
     assert found.exporter_for(Path("b.v1.zarr")).name == "zarr"
 
 
+def test_the_longest_suffix_wins_whoever_came_first() -> None:
+    for order in ((".zarr", ".ome.zarr"), (".ome.zarr", ".zarr")):
+        found = Registry()
+        for suffix in order:
+            found.add("exporters", f"plugin of {suffix}", Named(suffix, (suffix,)))
+        assert found.exporter_for(Path("cells.ome.zarr")).name == ".ome.zarr"
+        assert found.exporter_for(Path("cells.zarr")).name == ".zarr"
+
+
+def test_two_exporters_of_one_suffix_are_an_error_that_names_both() -> None:
+    found = some_registry()
+    with pytest.raises(PluginError, match=r"plugins mine and theirs both write \.nii\.gz"):
+        found.add("exporters", "theirs", Named("nifti2", (".nii2", ".nii.gz")))
+    assert found.exporter_for(Path("b.nii.gz")).name == "nifti"
+
+
 @pytest.mark.parametrize("output", ["a.xyz", "a", "zarr"])
 def test_an_unknown_suffix_lists_the_known_ones(output: str) -> None:
     with pytest.raises(InputError, match=r"known: \.gz \.nii \.nii\.gz \.zarr"):

@@ -1,0 +1,42 @@
+"""Volumes: scans and stacks in their own space, from DICOM, NIfTI, NRRD, MetaImage, TIFF, OME-Zarr.
+
+Nothing heavy is imported here: `samplat --help` loads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from samplat import hookimpl
+
+if TYPE_CHECKING:
+    from samplat import Exporter, Rescaler, SourceFactory
+
+REQUIRES = ("highdicom", "ome_zarr", "ome_zarr_models", "pydicom", "SimpleITK", "tifffile")
+"""Libraries of the extra `samplat[volume]`."""
+
+
+@hookimpl
+def register_sources(register: Callable[[SourceFactory], None]) -> None:
+    """Volumes on disk, and OME-Zarr anywhere."""
+    from samplat_volume.source import VolumeFactory
+
+    register(VolumeFactory())
+
+
+@hookimpl
+def register_rescalers(register: Callable[[Rescaler], None]) -> None:
+    """Window and level, by name or in numbers."""
+    from samplat_volume.intensity import WindowRescaler
+
+    register(WindowRescaler())
+
+
+@hookimpl
+def register_exporters(register: Callable[[Exporter], None]) -> None:
+    """Label volumes, DICOM SEG, and measurements of objects."""
+    from samplat_volume.writing import WRITERS
+
+    for writer in WRITERS:
+        register(writer)

@@ -1,0 +1,161 @@
+"""OME-Zarr 0.4 and 0.5: images in chunks, here or behind a URL; only what is asked for is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat import InputError
+from samplat_volume.geometry import Geometry
+from samplat_volume.stacks import ArrayVoxels
+from samplat_volume.tiffs import UNITS, chosen_time
+
+VERSIONS = ("0.4", "0.5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OmeImage:
+    """An opened multiscale image."""
+
+    levels: tuple[ArrayVoxels, ...]
+    """From full resolution to coarsest."""
+    geometry: Geometry
+    """Of full resolution; axes without a unit count as millimetres."""
+    facts: bytes
+    """Metadata of the image and of its full resolution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checked:
+    """A zarr array whose faults come as one-line errors."""
+
+    array: Any
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(self.array[index])
+        except Exception as error:  # stores and codecs raise what they like
+            raise InputError(
+                f"{self.name} cannot be read at {index}: {type(error).__name__}: {error}; "
+                "it is damaged or out of reach"
+            ) from error
+
+
+def open_ome_zarr(path: str, time: int | None) -> OmeImage:
+    """The image of a group.
+
+    Args:
+        path: directory or URL of the image's group.
+        time: index along its time, where there are several.
+
+    Raises:
+        InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space.
+    """
+    group = _group(path)
+    image = _multiscale(group, path)
+    names = [str(axis.get("name") if isinstance(axis, Mapping) else axis) for axis in image["axes"]]
+    axes = "".join(names)
+    if not set("zyx") <= set(names) or set(names) - set("tczyx"):
+        raise InputError(
+            f"{path} has axes {', '.join(names)}; expected z, y, x and at most t and c"
+        )
+    arrays = [_array(group, dataset["path"], path) for dataset in image["datasets"]]
+    if any(len(array.shape) != len(axes) for array in arrays):
+        raise InputError(f"{path} names {len(axes)} axes, its arrays have {len(arrays[0].shape)}")
+    index = chosen_time(axes, arrays[0].shape, time, path)
+    levels = tuple(
+        ArrayVoxels(
+            array=_Checked(array=array, name=f"{path}/{dataset['path']}"),
+            axes=axes,
+            dtype=np.dtype(array.dtype).newbyteorder("="),
+            time=index,
+        )
+        for array, dataset in zip(arrays, image["datasets"], strict=True)
+    )
+    facts = json.dumps([dict(group.attrs), str(arrays[0].metadata.to_dict())], default=str)
+    return OmeImage(
+        levels=levels,
+        geometry=replace(_place(image, axes, path), shape=levels[0].shape[1:]),
+        facts=facts.encode(),
+    )
+
+
+def _group(path: str) -> Any:
+    import zarr
+
+    if "://" not in path and not Path(path).is_dir():
+        raise InputError(f"there is no directory {path}; expected an OME-Zarr image")
+    try:
+        return zarr.open_group(path, mode="r")
+    except Exception as error:  # stores raise what they like
+        raise InputError(
+            f"{path} is no zarr group that can be read ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}); expected an OME-Zarr image"
+        ) from error
+
+
+def _multiscale(group: Any, path: str) -> Mapping[str, Any]:
+    told = dict(group.attrs.get("ome", group.attrs))
+    scales = told.get("multiscales")
+    if not scales:
+        inside = [name for name in ("0", "1") if "plate" not in told and name in group]
+        hint = f"open {path}/{inside[0]}" if inside else "open the group of one image"
+        raise InputError(f"{path} has no multiscales, it is no image; {hint}")
+    version = str(told.get("version", scales[0].get("version", "0.4")))
+    if version not in VERSIONS:
+        raise InputError(f"{path} is OME-Zarr {version}; expected {' or '.join(VERSIONS)}")
+    image = scales[0]
+    if not image.get("axes") or not image.get("datasets"):
+        raise InputError(f"{path} names no axes or no datasets; its metadata is damaged")
+    found: Mapping[str, Any] = image
+    return found
+
+
+def _array(group: Any, name: str, path: str) -> Any:
+    try:
+        return group[name]
+    except Exception as error:
+        raise InputError(f"{path} names a dataset {name}, which cannot be opened") from error
+
+
+def _place(image: Mapping[str, Any], axes: str, path: str) -> Geometry:
+    """Spacing and origin in mm, from the transformations of the first dataset and of all."""
+    scale, shift = np.ones(len(axes)), np.zeros(len(axes))
+    for step in (
+        *image["datasets"][0].get("coordinateTransformations", ()),
+        *image.get("coordinateTransformations", ()),
+    ):
+        values = np.asarray(step.get(step.get("type"), ()), np.float64)
+        if len(values) != len(axes):
+            raise InputError(f"{path} has a {step.get('type')} of {len(values)} numbers, not axes")
+        if step["type"] == "scale":
+            scale, shift = scale * values, shift * values
+        elif step["type"] == "translation":
+            shift = shift + values
+    millimetres = _millimetres(image["axes"], axes)
+    z, y, x = (axes.index(a) for a in "zyx")
+    spacing, origin = scale * millimetres, shift * millimetres
+    return Geometry(
+        shape=(1, 1, 1),
+        spacing=(float(spacing[z]), float(spacing[y]), float(spacing[x])),
+        origin=(float(origin[x]), float(origin[y]), float(origin[z])),
+        direction=np.eye(3),
+    )
+
+
+def _millimetres(told: Sequence[Any], axes: str) -> NDArray[np.float64]:
+    units = [
+        str(axis.get("unit", "")).lower() if isinstance(axis, Mapping) else "" for axis in told
+    ]
+    return np.asarray([UNITS.get(unit, 1.0) for unit in units[: len(axes)]])

@@ -1,0 +1,255 @@
+"""Multi-page TIFFs: plain pages, ImageJ hyperstacks, OME-TIFF, by tifffile.
+
+Sources: TIFF 6.0 and BigTIFF for the chain of pages; the OME data model for sizes in space.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat import InputError
+from samplat_volume.geometry import Geometry
+from samplat_volume.stacks import ArrayVoxels, Stack, StackVoxels, Voxels, content_key
+
+UNITS = {
+    "nm": 1e-6, "nanometer": 1e-6, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3,
+    "micrometer": 1e-3, "\\u00b5m": 1e-3, "mm": 1.0, "millimeter": 1.0, "cm": 10.0,
+    "centimeter": 10.0, "m": 1000.0, "meter": 1000.0, "inch": 25.4, "angstrom": 1e-7, "å": 1e-7,
+    "micrometre": 1e-3, "nanometre": 1e-6, "millimetre": 1.0, "centimetre": 10.0, "metre": 1000.0,
+}  # fmt: skip
+"""Millimetres of a unit."""
+
+
+def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[[], Any]]:
+    """A TIFF's pages as a volume. Uncompressed stacks are mapped, others read page by page.
+
+    Returns:
+        voxels, their place, and what closes the file.
+
+    Raises:
+        InputError: it is cut off, or its pages make no volume.
+    """
+    import tifffile
+
+    # what it has to say becomes an error here; without a handler it would go to stderr
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    _check_chain(path)
+    file = path.open("rb")
+    try:
+        return _open(tifffile.TiffFile(file), file, path, time)
+    except InputError:
+        file.close()
+        raise
+    except Exception as error:  # of a damaged file the parser raises anything
+        file.close()
+        raise InputError(
+            f"{path} is no TIFF that can be read: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _open(
+    tiff: Any, file: Any, path: Path, time: int | None
+) -> tuple[Voxels, Geometry, Callable[[], Any]]:
+    series = _only_series(tiff, path)
+    _check_pages(series, path)
+    axes, shape = _axes(series, path)
+    index = chosen_time(axes, shape, time, path)
+    geometry = Geometry(
+        shape=_space(axes, shape), spacing=_spacing(tiff), origin=(0, 0, 0), direction=np.eye(3)
+    )
+    if series.dataoffset is not None and min(series.shape) > 0:
+        file.close()
+        return _mapped(tiff, series, path, axes, shape, index), geometry, file.close
+    pages = _Pages(file, series, path, axes, shape, index)
+    return _paged(pages, series, path, axes, shape, index), geometry, pages.close
+
+
+def _check_chain(path: Path) -> None:
+    """Every page's directory lies in the file; readers take a cut chain for a shorter stack."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2])
+        if order is None or len(head) < 8:
+            raise InputError(f"{path} is no TIFF; expected a file that starts with II or MM")
+        big = struct.unpack_from(order + "H", head, 2)[0] == 43
+        count, entry, wide = ("Q", 20, "Q") if big else ("H", 12, "I")
+        try:
+            at, seen = struct.unpack_from(order + wide, head, 8 if big else 4)[0], set[int]()
+            while at and at not in seen:
+                seen.add(at)
+                file.seek(at)
+                (n,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+                file.seek(n * entry, 1)
+                (at,) = struct.unpack(order + wide, file.read(struct.calcsize(wide)))
+        except (struct.error, OverflowError, OSError):
+            raise InputError(
+                f"{path} is cut off at {size} bytes: page {len(seen)} lies beyond its end; copy or "
+                "download it again"
+            ) from None
+    if not seen:
+        raise InputError(f"{path} has no pages; it is cut off: copy or download it again")
+
+
+def _only_series(file: Any, path: Path) -> Any:
+    if len(file.series) != 1:
+        shapes = ", ".join(str(s.shape) for s in file.series[:4])
+        raise InputError(
+            f"{path} holds {len(file.series)} images of different kinds ({shapes}); expected one "
+            "stack: write it alone"
+        )
+    return file.series[0]
+
+
+def _check_pages(series: Any, path: Path) -> None:
+    size = path.stat().st_size
+    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
+        raise InputError(
+            f"{path} is cut off: its {series.shape} voxels take {series.nbytes} bytes, "
+            f"{size - series.dataoffset} are there; copy or download it again"
+        )
+    for number, page in enumerate(series.pages):
+        if page is None:
+            raise InputError(f"{path} has no page {number} of {len(series.pages)}; write it again")
+        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
+            raise InputError(
+                f"{path} names {len(page.dataoffsets)} of the {math.prod(series.keyframe.chunked)} "
+                f"blocks of page {number}; its header is damaged: copy or download it again"
+            )
+        for at, length in zip(page.dataoffsets, page.databytecounts, strict=False):
+            if at + length > size:
+                raise InputError(
+                    f"{path} is cut off: page {number} of {len(series.pages)} lies beyond its end; "
+                    "copy or download it again"
+                )
+
+
+def _axes(series: Any, path: Path) -> tuple[str, tuple[int, ...]]:
+    """Axes of "tczyx" and their extents; those of one index that mean nothing are dropped."""
+    told = [("z" if a in "QI" else "c" if a == "S" else a.lower()) for a in series.axes]
+    pairs = [(a, n) for a, n in zip(told, series.shape, strict=True) if n > 1 or a in "yx"]
+    axes = "".join(a for a, _ in pairs)
+    if len(set(axes)) < len(axes) or set(axes) - set("tczyx"):
+        raise InputError(
+            f"{path} has axes {series.axes} of {series.shape}; expected z, y, x and at most times "
+            "and channels: split it first"
+        )
+    return axes, tuple(n for _, n in pairs)
+
+
+def _space(axes: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    z, y, x = (shape[axes.index(a)] if a in axes else 1 for a in "zyx")
+    return z, y, x
+
+
+def chosen_time(axes: str, shape: tuple[int, ...], time: int | None, path: Path | str) -> int:
+    """The index along "t", which has to be told where there are several.
+
+    Raises:
+        InputError: it was not, or there is no such time.
+    """
+    times = shape[axes.index("t")] if "t" in axes else 1
+    if time is None and times > 1:
+        raise InputError(f"{path} holds {times} times; choose one with time=0 to {times - 1}")
+    if time is not None and not 0 <= time < times:
+        raise InputError(f"{path} holds {times} times, from 0; there is no time {time}")
+    return time or 0
+
+
+def _mapped(
+    tiff: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
+) -> Voxels:
+    stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
+    array = np.memmap(path, stored, "r", offset=series.dataoffset, shape=shape)
+    return ArrayVoxels(array=array, axes=axes, dtype=stored.newbyteorder("="), time=time)
+
+
+class _Pages:
+    """Pages by time, slice and channel; one thread at a time reads."""
+
+    def __init__(self, file: Any, series: Any, path: Path, axes: str, shape: Any, time: int):
+        self._series, self._path, self._time = series, path, time
+        self._lock, self.close = threading.Lock(), weakref.finalize(self, file.close)
+        inner = 3 if axes.endswith(("yxc", "cyx")) and series.keyframe.samplesperpixel > 1 else 2
+        self._outer, self._sizes = axes[: len(axes) - inner], shape[: len(axes) - inner]
+        self._planar = inner == 3 and axes.endswith("cyx")
+        self._channels = self._sizes[self._outer.index("c")] if "c" in self._outer else 1
+
+    def __call__(self, z: int) -> NDArray[Any]:
+        """A plane (y, x, c)."""
+        parts = [self._page(z, c) for c in range(self._channels)]
+        if parts[0].ndim == 3:
+            return np.moveaxis(parts[0], 0, -1) if self._planar else parts[0]
+        return np.stack(parts, axis=-1)
+
+    def _page(self, z: int, channel: int) -> NDArray[Any]:
+        place = {"t": self._time, "c": channel, "z": z}
+        index = [place[a] for a in self._outer]
+        number = int(np.ravel_multi_index(index, self._sizes)) if index else 0
+        try:
+            with self._lock:
+                page: NDArray[Any] = self._series.pages[number].asarray()
+        except Exception as error:  # codecs raise what they like
+            raise InputError(
+                f"{self._path}: page {number} is damaged ({error}); copy or download it again"
+            ) from error
+        return page
+
+
+def _paged(
+    pages: _Pages, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
+) -> Voxels:
+    depth, height, width = _space(axes, shape)
+    channels = shape[axes.index("c")] if "c" in axes else 1
+
+    def planes() -> Iterator[NDArray[Any]]:
+        return (pages(z) for z in range(depth))
+
+    stack = Stack(
+        name=str(path),
+        key=lambda: content_key([path], f"tiff time {time}"),
+        shape=(channels, depth, height, width),
+        dtype=np.dtype(series.dtype).newbyteorder("="),
+        planes=planes,
+        plane=pages,
+    )
+    return StackVoxels(stack)
+
+
+def _spacing(file: Any) -> tuple[float, float, float]:
+    """Millimetres (z, y, x) where all three are told; otherwise 1."""
+    if file.ome_metadata:
+        return _ome_spacing(file.ome_metadata)
+    told = file.imagej_metadata or {}
+    unit = UNITS.get(str(told.get("unit", "")).lower())
+    if unit is None or "spacing" not in told:
+        return 1.0, 1.0, 1.0
+    tags = file.pages[0].tags
+    (y, per_y), (x, per_x) = tags["YResolution"].value, tags["XResolution"].value
+    if not all((y, per_y, x, per_x)):
+        return 1.0, 1.0, 1.0
+    return float(told["spacing"]) * unit, per_y / y * unit, per_x / x * unit
+
+
+def _ome_spacing(xml: str) -> tuple[float, float, float]:
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", xml)
+    found = dict(re.findall(r'(PhysicalSize[XYZ](?:Unit)?)="([^"]*)"', pixels[0] if pixels else ""))
+    if not all(f"PhysicalSize{a}" in found for a in "ZYX"):
+        return 1.0, 1.0, 1.0
+    z, y, x = (
+        float(found[f"PhysicalSize{a}"]) * UNITS.get(found.get(f"PhysicalSize{a}Unit", "µm"), 1.0)
+        for a in "ZYX"
+    )
+    return z, y, x
