@@ -43,7 +43,7 @@ class Projection:
     appearance: float = 0.3
     """Weight of the grey levels' log odds; 0: they are not looked at."""
     fading: float = 0.2
-    """Log odds taken off at every step, where pixels are looked at: what nothing speaks for fades."""
+    """Log odds taken off at every step where pixels are read: what nothing speaks for fades."""
     slope: float = 1.0
     """Mm by which an object's edge may move sideways for each mm between slices."""
 
