@@ -383,7 +383,9 @@ def _walk(space: Space, made: _Made, kept: _Kept, known: Known, direction: int, 
     if before is not None and before.covers(limit):
         walked = before.cut(limit)
     else:
-        walked = walk(space, known, _look(space, known), direction, limit)
+        sure = made.slices[known.index].predicted_iou
+        look = _look(space, known)
+        walked = walk(space, known, look, direction, limit, predicted_iou=sure)
     made.add(walked)
     if walked.end == "cancelled":
         raise CancelledError

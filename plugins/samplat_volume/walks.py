@@ -27,6 +27,8 @@ from samplat_volume.projection import (
 from samplat_volume.shapes import between
 from samplat_volume.slices import Mask, SliceReader, SliceSegmenter
 
+SURE = 0.8
+"""A predicted IoU of good masks."""
 Origin = Literal["prompt", "walk", "bridge"]
 End = Literal["limit", "volume", "faded", "doubt", "cancelled"]
 """Why a walk ended: as far as it was asked to go, at the volume's last slice, the mask became
@@ -37,8 +39,10 @@ empty, too many slices in a row were doubtful, or the caller wanted it."""
 class Rules:
     """When the object has ended. Distances are in mm, so that thick slices end alike."""
 
-    least_confidence: float = 0.4
-    """Slices of less are doubtful: predicted IoU times agreement."""
+    least_confidence: float = 0.5
+    """Slices of less are doubtful: predicted IoU times agreement, as a share of the annotated slice's
+    predicted IoU, which is how sure the segmenter is of such an object. More than SURE does not count
+    there, since a drawn mask is certain and no answer is."""
     patience: float = 0.0
     """Mm of doubtful slices that are bridged when the object is found again after them; one slice
     always is."""
@@ -142,11 +146,20 @@ class _Front:
 
     known: Known
     sure: Known
+    least: float
     results: dict[int, SliceResult] = field(default_factory=dict)
     doubtful: dict[int, Step] = field(default_factory=dict)
 
 
-def walk(space: Space, known: Known, look: Appearance | None, direction: int, limit: int) -> Walk:
+def walk(
+    space: Space,
+    known: Known,
+    look: Appearance | None,
+    direction: int,
+    limit: int,
+    *,
+    predicted_iou: float = 1.0,
+) -> Walk:
     """From an annotated slice as far as `limit` at most.
 
     Args:
@@ -155,8 +168,10 @@ def walk(space: Space, known: Known, look: Appearance | None, direction: int, li
         look: what it looks like there.
         direction: 1 or -1.
         limit: the last slice that may be asked.
+        predicted_iou: of the annotated slice.
     """
-    front, end = _Front(known=known, sure=known), _end_at(space, limit)
+    least = space.rules.least_confidence * min(predicted_iou, SURE)
+    front, end = _Front(known=known, sure=known, least=least), _end_at(space, limit)
     reached, radius = known.index, radius_of(known.mask, space.steps[1:])
     try:
         for index in range(known.index + direction, limit + direction, direction):
@@ -209,7 +224,7 @@ def _accept(space: Space, front: _Front, step: Step) -> bool:
     )
     if _empty(space, result.mask):
         return False
-    if result.confidence < space.rules.least_confidence:
+    if result.confidence < front.least:
         return _doubt(space, front, step)
     for index, doubtful in front.doubtful.items():
         bridge = _bridged(space, front.sure, step.known, doubtful)
