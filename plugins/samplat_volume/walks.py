@@ -40,9 +40,9 @@ class Rules:
     """When the object has ended. Distances are in mm, so that thick slices end alike."""
 
     least_confidence: float = 0.5
-    """Slices of less are doubtful: predicted IoU times agreement, as a share of the annotated slice's
-    predicted IoU, which is how sure the segmenter is of such an object. More than SURE does not count
-    there, since a drawn mask is certain and no answer is."""
+    """Slices of less are doubtful: predicted IoU times agreement, as a share of the annotated
+    slice's predicted IoU, which is how sure the segmenter is of such an object. More than SURE does
+    not count there, since a drawn mask is certain and no answer is."""
     patience: float = 0.0
     """Mm of doubtful slices that are bridged when the object is found again after them; one slice
     always is."""
