@@ -38,11 +38,11 @@ class Projection:
 
     kinds: tuple[Kind, ...] = ("box",)
     """One prompt for each; the answers are averaged by confidence."""
-    scales: tuple[float, ...] = (0.9,)
+    scales: tuple[float, ...] = (0.9, 1.0)
     """Each kind with a box is asked with the expected mask's box at each of these scales."""
-    appearance: float = 0.5
+    appearance: float = 0.6
     """Weight of the grey levels' log odds; 0: they are not looked at."""
-    fading: float = 0.3
+    fading: float = 0.4
     """Log odds taken off at every step where pixels are read: what nothing speaks for fades."""
     slope: float = 1.0
     """Mm by which an object's edge may move sideways for each mm between slices."""

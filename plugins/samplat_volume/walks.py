@@ -39,7 +39,7 @@ empty, too many slices in a row were doubtful, or the caller wanted it."""
 class Rules:
     """When the object has ended. Distances are in mm, so that thick slices end alike."""
 
-    least_confidence: float = 0.5
+    least_confidence: float = 0.3
     """Slices of less are doubtful: predicted IoU times agreement, as a share of the annotated
     slice's predicted IoU, which is how sure the segmenter is of such an object. More than SURE does
     not count there, since a drawn mask is certain and no answer is."""
