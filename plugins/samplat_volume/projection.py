@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -87,6 +87,8 @@ class Step:
     """Of the best answer."""
     agreement: float
     """How far the answers lie where the last slice lets the object be, 0..1."""
+    common: Mask
+    """(H, W) what the best answer and the expected mask have in common."""
 
 
 def expected(
@@ -241,27 +243,30 @@ def settled(
     agreed = [agreement(m, wanted, reach, steps) for m in masks]
     sure = np.array([a.predicted_iou * g for a, g in zip(answers, agreed, strict=True)])
     if not sure.any():
-        return _step(index, soft, wanted, None, 0.0, 0.0)
+        nothing = SliceAnswer(mask=np.zeros_like(wanted), predicted_iou=0.0)
+        return _step(index, soft, wanted, nothing, 0.0)
     best = int(sure.argmax())
     weights = sure**2 / sure.sum()
     share = float(weights.sum())
     drawn = np.tensordot(weights, np.stack(masks).astype(np.float32), axes=1)
     mixed = ((1 - share) * soft + drawn).astype(np.float32)
-    answer = answers[best]
-    return _step(index, mixed, wanted, answer.logits, answer.predicted_iou, agreed[best])
+    return _step(index, mixed, wanted, replace(answers[best], mask=masks[best]), agreed[best])
 
 
 def _step(
     index: int,
     soft: NDArray[np.float32],
     wanted: Mask,
-    logits: NDArray[np.float32] | None,
-    predicted_iou: float,
+    best: SliceAnswer,
     agreed: float,
 ) -> Step:
     inside = soft > 0.5
     if inside.any():
         inside = joined_pieces(inside, wanted)
         soft = soft * joined_pieces(soft > FAINT, inside)
-    known = Known(index=index, soft=soft, logits=logits)
-    return Step(known=known, predicted_iou=float(predicted_iou), agreement=float(agreed))
+    return Step(
+        known=Known(index=index, soft=soft, logits=best.logits),
+        predicted_iou=float(best.predicted_iou),
+        agreement=float(agreed),
+        common=best.mask & wanted,
+    )

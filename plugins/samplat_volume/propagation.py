@@ -265,7 +265,7 @@ class _Made:
     def add(self, made: Walk) -> None:
         """Another walk and its slices."""
         self.walks.append(made)
-        self.slices |= made.results
+        self.slices |= made.settled()
 
     def frozen(self, shape: tuple[int, int, int]) -> Propagation:
         """The value."""

@@ -29,6 +29,8 @@ from samplat_volume.slices import Mask, SliceReader, SliceSegmenter
 
 SURE = 0.8
 """A predicted IoU of good masks."""
+HALF = 0.5
+"""With less agreement an answer hardly moves what was expected; see `Walk.tips`."""
 Origin = Literal["prompt", "walk", "bridge"]
 End = Literal["limit", "volume", "faded", "doubt", "cancelled"]
 """Why a walk ended: as far as it was asked to go, at the volume's last slice, the mask became
@@ -119,6 +121,20 @@ class Walk:
     """Why it went no farther."""
     reached: int
     """The last slice it asked; doubtful ones at the end are not among the results."""
+    tips: dict[int, Mask]
+    """Of slices whose answer disagrees with the slice before, what the two have in common: the
+    object's tip, if nothing comes after it."""
+
+    def settled(self) -> dict[int, SliceResult]:
+        """The results, the end of the object drawn as its tip."""
+        results = dict(self.results)
+        if self.end not in ("faded", "doubt"):
+            return results
+        while results and (last := next(reversed(results))) in self.tips:
+            tip = replace(results.pop(last), mask=self.tips[last])
+            if tip.mask.any():
+                return results | {last: tip}
+        return results
 
     def cut(self, limit: int) -> Walk:
         """The walk as it would have been had it gone only as far as a slice."""
@@ -149,6 +165,7 @@ class _Front:
     least: float
     results: dict[int, SliceResult] = field(default_factory=dict)
     doubtful: dict[int, Step] = field(default_factory=dict)
+    tips: dict[int, Mask] = field(default_factory=dict)
 
 
 def walk(
@@ -188,6 +205,7 @@ def walk(
         results=front.results,
         end=end,
         reached=reached,
+        tips=front.tips,
     )
 
 
@@ -233,6 +251,8 @@ def _accept(space: Space, front: _Front, step: Step) -> bool:
     front.doubtful.clear()
     front.known = front.sure = step.known
     front.results[step.known.index] = result
+    if step.agreement < HALF:
+        front.tips[step.known.index] = step.common
     space.on_slice(step.known.index, result)
     return True
 
