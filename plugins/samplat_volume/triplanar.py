@@ -30,6 +30,9 @@ from samplat_volume.slices import (
 )
 from samplat_volume.walks import Rules
 
+SMOOTH = 0.6
+"""Standard deviation with which votes are smoothed, in the finest of the three spacings."""
+
 
 class Planes(Protocol):
     """A volume that can be asked across every axis."""
@@ -70,7 +73,7 @@ class Consensus:
     mask: Mask
     """(z, y, x). True: the voxel belongs to the object."""
     support: NDArray[np.float32]
-    """(z, y, x) the share of confidence that says so, 0..1."""
+    """(z, y, x) the share of confidence that says so around the voxel, 0..1."""
     planes: tuple[PlaneReport, PlaneReport, PlaneReport]
     """Across z, y and x."""
     first: Propagation
@@ -125,7 +128,7 @@ def triplanar(
     views = {axis: (start, first.confidences())}
     for other in {0, 1, 2} - {axis}:
         views[other] = across(planes.segmenter(other), start, other, settings[other])
-    return _agreed(views, first, taken)
+    return _agreed(views, first, spacing, taken)
 
 
 def across(
@@ -166,14 +169,24 @@ def _slices_of(taken: Mask | None, axis: int) -> Taken | None:
 
 
 def _agreed(
-    views: Mapping[int, tuple[Mask, NDArray[np.float32]]], first: Propagation, taken: Mask | None
+    views: Mapping[int, tuple[Mask, NDArray[np.float32]]],
+    first: Propagation,
+    spacing: tuple[float, float, float],
+    taken: Mask | None,
 ) -> Consensus:
-    """Each voxel is decided by its three slices, each with the square of its confidence."""
+    """Each voxel is decided by its three slices, each with the square of its confidence.
+
+    Neighbours have a say in it: slices are drawn one by one, and what only one of them holds is
+    rarely there.
+    """
+    from scipy.ndimage import gaussian_filter
+
     masks = [views[axis][0] for axis in range(3)]
     weights = [_spread(views[axis][1], axis) for axis in range(3)]
     total = sum(weights, np.zeros(masks[0].shape, np.float32))
     votes: Any = sum(m * w for m, w in zip(masks, weights, strict=True))
     support = np.divide(votes, total, out=np.zeros_like(total), where=total > 0)
+    support = gaussian_filter(support, [SMOOTH * min(spacing) / s for s in spacing])
     if taken is not None:
         support[taken] = 0
     mask = support > 0.5

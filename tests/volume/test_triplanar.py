@@ -72,7 +72,8 @@ def test_other_planes_correct_an_end_that_the_first_one_missed():
     planes.oracles[0] = Oracle(too_long)
     seen = asked(planes, truth, 0)
     assert dice(seen.first.mask(), truth) < 0.9
-    assert (seen.mask == truth).all()
+    assert dice(seen.mask, truth) >= 0.96  # votes are smoothed, and this object is all corners
+    assert not seen.mask[20:].any()
 
 
 def test_what_is_taken_stays_taken():
