@@ -176,14 +176,15 @@ class Plan:
     """Prompts by the window that answers them."""
 
 
-def tile_pixel_areas(planned: Plan) -> NDArray[np.float64]:
-    """(T,) area of a pixel in the middle of each tile, as the job measures it."""
+def tile_pixel_areas(
+    areas: tuple[tuple[float, ...], ...] | None, grid: TileGrid
+) -> NDArray[np.float64]:
+    """(T,) area of a pixel in the middle of each tile, by `SegmentJob.pixel_areas`."""
     from scipy.interpolate import RegularGridInterpolator
 
-    grid = planned.grid
-    if planned.job.pixel_areas is None:
+    if areas is None:
         return np.ones(len(grid))
-    known = np.asarray(planned.job.pixel_areas, np.float64)
+    known = np.asarray(areas, np.float64)
     _, height, width = grid.shape
     lattice = np.linspace(0, height, known.shape[0]), np.linspace(0, width, known.shape[1])
     y, x = (_middles(grid, axis) for axis in (1, 2))

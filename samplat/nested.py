@@ -285,7 +285,7 @@ def _added_up(
     starts = np.concatenate([[0], np.cumsum(list(map(len, rows)))]).astype(np.int64)
     groups = Groups(starts=starts, group=np.concatenate(rows), count=count)
     parts = (_as_parts(index, store.read_layers(index, digest)) for index, digest in read())
-    areas = tile_pixel_areas(job.plan)
+    areas = tile_pixel_areas(job.plan.job.pixel_areas, job.plan.grid)
     found = tally(groups, parts, job.plan.grid, np.concatenate(interrupted), areas)
     return found, np.concatenate(pairs), np.concatenate(shared)
 

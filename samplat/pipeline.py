@@ -560,7 +560,7 @@ def _survey_regions(
         return store.regions_digest(index, inputs)
 
     missing = [index for index in done if digest(index) is None]
-    areas = tuple(tile_pixel_areas(planned).tolist())
+    areas = tuple(tile_pixel_areas(planned.job.pixel_areas, planned.grid).tolist())
     task = SurveyTask(plan=planned, tools=tools, pixel_areas=areas)
     for _ in _stage("regions", task, missing, len(done), executor, progress):
         pass
@@ -600,7 +600,8 @@ def _name_objects(
     groups = _groups(planned, store, records, seams, answers, claims)
     parts = ((each, claims.get(each.index, NO_CLAIMS)) for each in _parts(planned, store, records))
     interrupted = _interrupted(planned, store, records)
-    found = tally(groups, parts, planned.grid, interrupted, tile_pixel_areas(planned))
+    sizes = tile_pixel_areas(planned.job.pixel_areas, planned.grid)
+    found = tally(groups, parts, planned.grid, interrupted, sizes)
     patches = None
     if is_mended(planned.job):
         found, patches = _mend(planned, store, groups, regions, found)
@@ -619,7 +620,7 @@ def _mend(
     def read(index: int) -> Regions | None:
         return store.read_regions(index, regions[index]) if index in regions else None
 
-    areas = tile_pixel_areas(planned)
+    areas = tile_pixel_areas(planned.job.pixel_areas, planned.grid)
     ground = Ground(grid=planned.grid, groups=groups, pixel_areas=areas, read=read)
     job = planned.job
     return mend(found, ground, fill_holes=job.fill_holes, drop_islands=job.drop_islands)

@@ -63,7 +63,8 @@ def test_a_link_to_nowhere_is_an_error(nowhere: int) -> None:
 
 
 def parts_of(objects: TileObjects) -> Parts:
-    names = ("owned_areas", "owned_boxes", "predicted_iou", "stability", "points", "cut")
+    numbers = ("predicted_iou", "stability", "points", "cut", "prompts")
+    names = ("owned_areas", "owned_boxes", *numbers)
     return Parts(index=objects.tile.index, **{n: getattr(objects, n) for n in names})
 
 

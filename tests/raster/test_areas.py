@@ -111,16 +111,13 @@ def test_tiles_know_the_size_of_their_pixels() -> None:
     matrix = ((0.01, 0, 0, 10), (0, -0.01, 0, 65), (0, 0, 1, 0), (0, 0, 0, 1))
     info = ImageInfo(shape=(1, 3000, 1000), bands=1, dtype="uint8", crs=crs, index_to_world=matrix)
     grid = TileGrid(shape=info.shape, tile_shape=(1, 256, 256), halo=(0, 0, 0))
-    job = SegmentJob(
-        source=SourceSpec(path="", factory=""), job_dir="", pixel_areas=areas_over(info)
-    )
     middles = np.array(
         [
             [(t.write.start[k] + min(t.write.start[k] + 256, info.shape[k])) / 2 for k in (2, 1)]
             for t in grid
         ]
     )
-    found = tile_pixel_areas(job, grid)
+    found = tile_pixel_areas(areas_over(info), grid)
     assert found.shape == (len(grid),)
     np.testing.assert_allclose(found, pixel_areas(middles, info), rtol=0.03)
     inner = [k for k, t in enumerate(grid) if t.write.shape == (1, 256, 256)]
@@ -128,10 +125,10 @@ def test_tiles_know_the_size_of_their_pixels() -> None:
 
 
 def test_jobs_that_say_nothing_of_areas_are_called_as_before() -> None:
-    from samplat.job import _given_areas
+    from samplat.job import _given
 
     job = SegmentJob(source=SourceSpec(path="", factory=""), job_dir="")
-    assert _given_areas(job) == {}
+    assert _given(job) == {}
     assert job.min_area == 1
 
 
