@@ -56,22 +56,27 @@ def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
 def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
     joiner = _Joiner(result, tolerance)
     regions = _label_regions if result.nested is None else _mask_regions
-    for tile in range(len(result.grid)):
-        yield joiner.finished_by(tile, regions(result, tile, tolerance))
+    for tile, some in enumerate(regions(result, tolerance)):
+        yield joiner.finished_by(tile, some)
     joiner.check_nothing_left()
 
 
-def _label_regions(result: JobResult, tile: int, tolerance: float) -> Regions:
-    window = result.grid[tile].write
-    labels, origin = result.labels(window)[0], (window.start[2], window.start[1])
-    if tolerance:
-        return _simplified(labels, origin, tolerance)
-    return trace(labels, origin=origin)
+def _label_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
+    """The regions of the labels of every tile, by id."""
+    for window, labels in result.shards():
+        yield _drawn(labels[0], (window.start[2], window.start[1]), tolerance)
 
 
-def _mask_regions(result: JobResult, tile: int, tolerance: float) -> Regions:
-    """The regions of all masks of a tile, by id."""
-    write, ids = result.grid[tile].write, result.features["id"].to_numpy()
+def _mask_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
+    """The regions of the masks of every tile, by id."""
+    ids = result.features["id"].to_numpy()
+    return (_tile_regions(result, tile, ids, tolerance) for tile in range(len(result.grid)))
+
+
+def _tile_regions(
+    result: JobResult, tile: int, ids: NDArray[np.uint32], tolerance: float
+) -> Regions:
+    write = result.grid[tile].write
     found = [Regions(labels=ids[:0], areas=np.zeros(0, np.int64), polygons=np.zeros(0, object))]
     for row, box, mask in result.nested_masks(tile):
         # a margin, so that only what lies on the tile's border keeps its vertices
@@ -79,7 +84,7 @@ def _mask_regions(result: JobResult, tile: int, tolerance: float) -> Regions:
         image = np.zeros(part.shape[1:], np.uint32)
         image[box.relative_to(part).slices[1:]] = mask
         origin = (part.start[2], part.start[1])
-        each = _simplified(image, origin, tolerance) if tolerance else trace(image, origin=origin)
+        each = _drawn(image, origin, tolerance)
         found.append(replace(each, labels=np.full(len(each.labels), ids[row])))
     return Regions(
         labels=np.concatenate([each.labels for each in found]),
@@ -201,6 +206,10 @@ def _collected(
     if len(several):
         shapely.multipolygons(polygons[starts[owner] + rank], indices=owner, out=geometries)
     return geometries
+
+
+def _drawn(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: float) -> Regions:
+    return _simplified(labels, origin, tolerance) if tolerance else trace(labels, origin=origin)
 
 
 def _simplified(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: float) -> Regions:

@@ -174,6 +174,8 @@ class Endless:
         )
         return SimpleNamespace(
             objects=table,
+            features=table,
+            nested=None,
             grid=TileGrid(shape=shape, tile_shape=(1, 96, 96), halo=(0, 0, 0)),
             info=ImageInfo(shape=shape, bands=3, dtype="uint8"),
             run=SimpleNamespace(short="r", weights_short=None, found_by="test"),
