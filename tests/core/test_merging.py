@@ -150,6 +150,7 @@ def crafted(index: int, areas: list[int], score: float = 1.0) -> Parts:
         stability=np.full(count, score / 2, np.float32),
         points=np.full((count, 2), index, np.float32),
         cut=np.zeros(count, np.uint8),
+        prompts=np.full(count, -1),
     )
 
 
