@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt tools/system-packages.sh
 demo: setup  ## segment a photograph and a georeferenced scene into demo/
 	$(BIN)/python docs/examples/demo.py --output demo
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: lint  ## everything that has to hold before a change lands
 	$(PYTEST) -m "not slow"

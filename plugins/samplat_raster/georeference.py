@@ -161,7 +161,36 @@ def areas_over(info: ImageInfo) -> tuple[tuple[float, ...], ...] | None:
 def pixel_areas(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
     """Square metres of a pixel at positions (N, 2) x, y, on the ellipsoid of the image's CRS."""
     areas: NDArray[np.float64] = np.abs(np.linalg.det(ground_steps(xy, info)))
+    near = np.flatnonzero(_near_a_pole(xy, info))
+    if len(near):
+        areas[near] = _areas_of_squares(xy[near], info)
     return areas
+
+
+POLAR = 85.0
+"""Degrees from which a degree of longitude says little: pixels are measured as polygons."""
+SQUARE = 16.0
+"""Pixels along a side of these."""
+
+
+def _near_a_pole(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.bool_]:
+    from pyproj import CRS, Transformer
+
+    system = CRS.from_user_input(info.crs)
+    geographic = system.geodetic_crs or CRS.from_epsg(4326)
+    to_degrees = Transformer.from_crs(system, geographic, always_xy=True)
+    near: NDArray[np.bool_] = np.abs(to_degrees.transform(*to_world(info, xy).T)[1]) > POLAR
+    return near
+
+
+def _areas_of_squares(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:
+    """Square metres of a pixel, the mean of a square of SQUARE pixels a side."""
+    import shapely
+
+    half = SQUARE / 2
+    squares = shapely.box(*(xy - half).T, *(xy + half).T)
+    moved = shapely.transform(squares, lambda pixels: to_world(info, pixels))
+    return geodesic_areas(moved, str(info.crs)) / SQUARE**2
 
 
 def ground_steps(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:

@@ -208,8 +208,8 @@ def test_tiled_is_untiled(
     truth = patches(seed, (50, 70), 12, 30)
     scene = scene_of(truth, asked_for(truth, seed))
     folder = tmp_path_factory.mktemp("jobs")
-    tiled = scene.run(folder / "a", tile_size=tile, window=window, scale=scale)
-    untiled = scene.run(folder / "b", tile_size=1000, window=window, scale=scale)
+    tiled = scene.run(folder / "a", tile_size=tile, window=window, scales=(scale,))
+    untiled = scene.run(folder / "b", tile_size=1000, window=window, scales=(scale,))
     assert np.array_equal(whole(tiled), whole(untiled))
     assert tiled.prompts.equals(untiled.prompts)
 
@@ -232,7 +232,7 @@ def test_what_fits_a_window_is_found_as_it_is(
 def test_what_is_too_thin_to_be_seen_from_afar_is_cut_and_not_lost(job_dir: Path) -> None:
     truth = np.zeros((40, 200), bool)
     truth[21] = True
-    result = scene_of(truth, [point(100.5, 21.5)]).run(job_dir, window=32, scale=2)
+    result = scene_of(truth, [point(100.5, 21.5)]).run(job_dir, window=32, scales=(2,))
     assert fates(result) == ["answered"]
     assert result.objects["truncated"].to_pylist() == [True]
     assert 16 <= whole(result)[21].sum() < 200

@@ -42,7 +42,7 @@ def by_label(labels: NDArray[np.uint32]) -> dict[int, Any]:
     """One traced geometry per label."""
     regions = trace(labels)
     ids, starts = np.unique(regions.labels, return_index=True)
-    parts = np.split(regions.polygons, starts[1:])
+    parts = np.split(regions.polygons, starts[1:]) if len(ids) else []
     return {
         int(i): p[0] if len(p) == 1 else shapely.MultiPolygon(p)
         for i, p in zip(ids, parts, strict=True)
