@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from samplat import JobResult, check_file
+from samplat import ImageInfo, JobResult, check_file
 from samplat_raster.georeference import affine_of
-from samplat_raster.outputs import label_dtype, narrowed, replacing
+from samplat_raster.outputs import check_flat, label_dtype, narrowed, replacing
 
 COG_OPTIONS = {
     "COMPRESS": "ZSTD",
@@ -48,10 +48,15 @@ class CogExporter:
         """Refuse an output that cannot be written."""
         check_file(output)
 
+    def check_image(self, info: ImageInfo) -> None:
+        """Refuse volumes."""
+        check_flat(info)
+
     def export(self, result: JobResult, output: Path) -> None:
         """Write shard by shard to a tiled draft, which GDAL then copies; memory is bounded."""
         from rasterio.shutil import copy
 
+        check_flat(result.info)
         with _gdal(), replacing(output) as written:
             draft = written.with_name("draft.tif")
             _write_draft(result, draft)

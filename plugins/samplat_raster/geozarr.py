@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from samplat import InputError, JobResult, check_writable
+from samplat import ImageInfo, InputError, JobResult, check_writable
 from samplat_raster.georeference import affine_of, bounds_of, code_of
-from samplat_raster.outputs import label_dtype, narrowed, replacing
+from samplat_raster.outputs import check_flat, label_dtype, narrowed, replacing
 
 MARK = "samplat_labels"
 """Attribute of the group by which we know our own output, and may replace it."""
@@ -54,10 +54,15 @@ class ZarrExporter:
                 "remove it, or choose another name"
             )
 
+    def check_image(self, info: ImageInfo) -> None:
+        """Refuse volumes."""
+        check_flat(info)
+
     def export(self, result: JobResult, output: Path) -> None:
         """Write shard by shard."""
         import zarr
 
+        check_flat(result.info)
         with replacing(output) as written:
             group = zarr.create_group(str(written), zarr_format=3)
             group.attrs.update({"Conventions": "CF-1.11", MARK: 1, **_conventions(result)})

@@ -16,8 +16,18 @@ from numpy.typing import NDArray
 
 from raster.agreement import check_files
 from raster.crafted import POISON, UTM, blobs, painted, write
-from samplat import HOLE, InputError, JobError, JobResult, SegmentJob, SourceSpec, Window, run_job
-from samplat.plugins import Registry
+from samplat import (
+    HOLE,
+    ImageInfo,
+    InputError,
+    JobError,
+    JobResult,
+    SegmentJob,
+    SourceSpec,
+    Window,
+    run_job,
+)
+from samplat.plugins import Registry, registry
 from samplat_raster.geoparquet import GeoParquetExporter
 from samplat_raster.geozarr import ZarrExporter
 from samplat_raster.polygons import outlines
@@ -312,3 +322,11 @@ def test_a_full_disk_leaves_nothing(
 def _content(path: Path) -> dict[str, bytes]:
     files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     return {str(p.relative_to(path)): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".zarr"])
+def test_rasters_of_labels_take_no_volumes(suffix):
+    exporter = registry().exporter_for(Path(f"out{suffix}"))
+    exporter.check_image(ImageInfo(shape=(1, 4, 5), bands=1, dtype="uint8"))
+    with pytest.raises(InputError, match=r"one slice and this image has 3; .* such as \.nii\.gz"):
+        exporter.check_image(ImageInfo(shape=(3, 4, 5), bands=1, dtype="uint8"))
