@@ -14,6 +14,7 @@ from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
+from samplat.stacking import StackRules
 from samplat.store import JobStore, RunRecord, TileRecord
 from samplat.tiles import TileGrid, Window
 
@@ -71,6 +72,7 @@ def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, T
             "window": _window(job["window"]),
             "prompts": _prompts(job["prompts"]),
             "source": SourceSpec(**_known(SourceSpec, job["source"])),
+            "stacking": _stacking(job.get("stacking")),
             "seams": SeamRules(**_known(SeamRules, job["seams"])),
         }
         info, grid = (_known(kind, recorded[kind.__name__]) for kind in (ImageInfo, TileGrid))
@@ -89,6 +91,10 @@ def _window(recorded: Mapping[str, Any] | None) -> Window | None:
 
 def _prompts(recorded: Mapping[str, Any] | None) -> PromptSpec | None:
     return None if recorded is None else PromptSpec(**_known(PromptSpec, recorded))
+
+
+def _stacking(recorded: Mapping[str, Any] | None) -> StackRules | None:
+    return None if recorded is None else StackRules(**_known(StackRules, recorded))
 
 
 def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:

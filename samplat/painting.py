@@ -78,7 +78,7 @@ class Painting:
     """What a tile paints."""
 
     labels: NDArray[np.uint32]
-    """(y, x) over its write window: index into `ids` + 1, or 0."""
+    """(z, y, x) over its write window: index into `ids` + 1, or 0."""
     ids: NDArray[np.uint64]
     """(N,) provisional ids of its objects, and of those that it claims."""
 
@@ -87,9 +87,9 @@ def painting_of(planned: Plan, store: JobStore, record: TileRecord) -> Painting:
     """What a finished tile paints."""
     tile = planned.grid[record.index]
     objects, claims = store.read_objects(tile, record), _claims(planned, store, record.index)
-    labels = objects.labels(tile.write)[0]
+    labels = objects.labels(tile.write)
     if claims.rles:
-        claimed = claims.labels(tile.write)[0]
+        claimed = claims.labels(tile.write)
         np.copyto(labels, claimed + np.uint32(len(objects)), where=claimed > 0)
     return Painting(labels=labels, ids=np.concatenate([objects.ids, claims.ids]))
 
@@ -119,7 +119,7 @@ class SurveyTask:
         record = known_record(store, index)
         painting = painting_of(self.plan, store, record)
         holes = self.plan.job.fill_holes > 0
-        regions, image = find_regions(painting.labels, painting.ids, background=holes)
+        regions, image = find_regions(painting.labels[0], painting.ids, background=holes)
         if holes:
             regions = self._opened(index, regions, image)
         inputs = survey_inputs(record, seams_digest(self.plan, store, index))

@@ -48,6 +48,7 @@ from samplat.job import (
     tile_pixel_areas,
     warnings_of,
 )
+from samplat.masks import MaskSet, mask_set
 from samplat.mending import Ground, Patches, mend
 from samplat.merging import (
     ROWS,
@@ -58,6 +59,7 @@ from samplat.merging import (
     group_by_prompt,
     group_objects,
     object_batches,
+    slivers_of,
     tally,
 )
 from samplat.nested import nest
@@ -82,6 +84,7 @@ from samplat.regions import Regions, repaint
 from samplat.scale import masks_at_scales, views
 from samplat.seams import match_strip
 from samplat.shards import Labels
+from samplat.stacking import stacked_objects
 from samplat.store import FinalNames, JobStore, TileRecord
 from samplat.tiles import Tile
 
@@ -221,12 +224,12 @@ def load_segmenter(job: SegmentJob, tools: Tools) -> AnySegmenter:
 
 @dataclass(frozen=True, kw_only=True)
 class TilePixels:
-    """What the segmenter sees of a tile and its halo."""
+    """What the segmenter sees of a tile and its halo, slice by slice."""
 
     pixels: NDArray[np.uint8]
-    """(H, W, 3)."""
+    """(z, y, x, band)."""
     valid: NDArray[np.bool_]
-    """(1, H, W)."""
+    """(z, y, x)."""
 
 
 def segment_tile(bench: Bench, tile: Tile) -> TileObjects | None:
@@ -241,25 +244,50 @@ def read_tile(bench: Bench, tile: Tile) -> TilePixels | None:
     cell = planned.grid.cell(tile.index).intersection(tile.read)
     if not valid[cell.relative_to(tile.read).slices].any():
         return None
-    return TilePixels(pixels=to_rgb(planned.stretch(raw, valid))[0], valid=valid)
+    return TilePixels(pixels=planned.stretch(raw, valid), valid=valid)
 
 
 def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjects | None:
     """The objects of a tile that was read."""
     if seen is None:
         return None
-    job, grid, valid = bench.plan.job, bench.plan.grid, seen.valid
-    segmenter = cast("Segmenter", bench.segmenter)  # `plan` refuses another one
-    looked_at = list(views(grid, tile, job.scales))
-    masks = masks_at_scales(segmenter, seen.pixels, valid[0], looked_at)
-    return tile_objects(
-        masks,
+    job, valid, bounds = bench.plan.job, seen.valid, bench.plan.grid.bounds
+    found = _slice_masks(bench, tile, seen)
+    if job.stacking is None:
+        (masks,) = found
+        return tile_objects(
+            masks,
+            tile=tile,
+            valid=valid,
+            bounds=bounds,
+            overlaps=job.overlaps,
+            nested=job.nested,
+        )
+    return stacked_objects(
+        found,
         tile=tile,
         valid=valid,
-        bounds=grid.bounds,
+        bounds=bounds,
         overlaps=job.overlaps,
-        nested=job.nested,
+        rules=job.stacking,
+        spacing=bench.plan.info.spacing,
     )
+
+
+def _slice_masks(bench: Bench, tile: Tile, seen: TilePixels) -> Iterator[MaskSet]:
+    """What the segmenter finds on each slice of a tile."""
+    job, grid = bench.plan.job, bench.plan.grid
+    segmenter = cast("Segmenter", bench.segmenter)  # `plan` refuses another one
+    axes = (0, 1, 2) if job.stacking is None else job.stacking.axes
+    turned, place = grid.transposed(axes), grid.position(tile.index)
+    flat = turned[turned.index(tuple(place[axis] for axis in axes))]
+    looked_at = list(views(turned, flat, job.scales))
+    pixels, valid = seen.pixels.transpose(*axes, 3), seen.valid.transpose(axes)
+    for shown, data in zip(pixels, valid, strict=True):
+        if data.any():
+            yield masks_at_scales(segmenter, to_rgb(shown), data, looked_at)
+        else:
+            yield mask_set(np.zeros((0, *data.shape), bool))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -491,7 +519,7 @@ class SeamTask:
         if beside[index].outcome == "done":
             mine = _objects(store, tile, beside.pop(index))
             done = [r for r in beside.values() if r.outcome == "done"]
-            whole = mine.labels()[0] if done else None
+            whole = mine.labels() if done else None
             others = (_objects(store, self.plan.grid[r.index], r) for r in done)
             found = [self._meet(mine, whole, theirs) for theirs in others]
         links = [n.links for n in found if n.neighbour.objects.tile.index > index]
@@ -501,8 +529,8 @@ class SeamTask:
 
     def _meet(self, mine: TileObjects, whole: Any, theirs: TileObjects) -> Meeting:
         strip = mine.tile.read.intersection(theirs.tile.read)
-        _, rows, columns = strip.relative_to(mine.tile.read).slices
-        own, labels = np.ascontiguousarray(whole[rows, columns]), theirs.labels(strip)[0]
+        own = np.ascontiguousarray(whole[strip.relative_to(mine.tile.read).slices])
+        labels = theirs.labels(strip)
         pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
         links = np.stack([mine.ids[pairs[:, 0]], theirs.ids[pairs[:, 1]]], axis=1)
         beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])
@@ -605,7 +633,9 @@ def _name_objects(
     patches = None
     if is_mended(planned.job):
         found, patches = _mend(planned, store, groups, regions, found)
-    final = final_ids(found.areas, found.sizes, planned.job.min_area, planned.job.max_area)
+    slivers = slivers_of(found, planned.info.spacing, planned.job.min_extent)
+    job = planned.job
+    final = final_ids(found.areas, found.sizes, job.min_area, job.max_area, slivers=slivers)
     names = (final[groups.of_tile(index)] for index in range(len(records)))
     rows = object_batches(found, final)
     if answers is not None:
@@ -731,10 +761,10 @@ class PaintTask:
         if record.outcome == "done":
             painting = painting_of(self.plan, store, record)
             seeds, owners = final.patches(index)
-            repaint(painting.labels, seeds, len(painting.ids) + 1)
+            repaint(painting.labels[0], seeds, len(painting.ids) + 1)
             nothing = np.zeros(1, final.dtype)
             names = np.concatenate([nothing, final.of(painting.ids), owners])
-            labels = names[painting.labels][None]
+            labels = names[painting.labels]
         return store.write_shard(grid, tile, labels, self.final)
 
 

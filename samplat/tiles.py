@@ -75,6 +75,11 @@ class Window:
             stop=tuple(b + m for b, m in zip(self.stop, margin, strict=True)),
         )
 
+    def transposed(self, axes: tuple[int, ...]) -> Window:
+        """The same window of the transposed array."""
+        start, stop = (tuple(end[axis] for axis in axes) for end in (self.start, self.stop))
+        return Window(start=start, stop=stop)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
@@ -157,6 +162,20 @@ class TileGrid:
             halo=halo,
             lead=lead,
             scene=scene.relative_to(part),
+        )
+
+    def transposed(self, axes: tuple[int, ...]) -> TileGrid:
+        """The same tiles, in another order, of the transposed image."""
+
+        def turned(values: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(values[axis] for axis in axes)
+
+        return TileGrid(
+            shape=turned(self.shape),
+            tile_shape=turned(self.tile_shape),
+            halo=turned(self.halo),
+            lead=turned(self.lead),
+            scene=None if self.scene is None else self.scene.transposed(axes),
         )
 
     @property
