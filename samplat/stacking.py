@@ -33,7 +33,12 @@ from samplat.tiles import Tile, Window
 MOST_COVERED = 0.5
 """Where other masks cover a larger share of what is missing, something else was seen there."""
 
+CUT_IOU = 0.5
+"""Masks that the tile's edge cuts need at least this IoU: of the rest of them nothing is known. What is
+linked too little here is seen whole by a neighbour; what is linked too much stays so."""
+
 Shape = tuple[slice, slice]
+Sides = tuple[bool, bool, bool, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,14 @@ def stacked_objects(
         scores.append(np.stack([masks.predicted_iou, masks.stability])[:, kept])
         areas.append(pixels)
     steps, missing = (spacing[rules.axes[1]], spacing[rules.axes[2]]), rules.missing(spacing)
-    objects = stack_slices(labels, rules, missing=missing, steps=steps, valid=across)
+    objects = stack_slices(
+        labels,
+        rules,
+        missing=missing,
+        steps=steps,
+        valid=across,
+        cut=_cut(tile.read.transposed(rules.axes), bounds.transposed(rules.axes)),
+    )
     means = _means(objects, np.concatenate(areas), np.concatenate(scores, axis=1))
     return objects_of(
         np.ascontiguousarray(labels.transpose(np.argsort(rules.axes))),
@@ -133,6 +145,12 @@ def stacked_objects(
         predicted_iou=means[0],
         stability=means[1],
     )
+
+
+def _cut(read: Window, bounds: Window) -> Sides:
+    (_, top, left), (_, bottom, right) = read.start, read.stop
+    (_, first_y, first_x), (_, last_y, last_x) = bounds.start, bounds.stop
+    return top > first_y, left > first_x, bottom < last_y, right < last_x
 
 
 def _means(
@@ -152,6 +170,7 @@ def stack_slices(
     missing: int = 0,
     steps: tuple[float, float] = (1.0, 1.0),
     valid: NDArray[np.bool_] | None = None,
+    cut: Sides = (False, False, False, False),
 ) -> NDArray[np.int64]:
     """Which masks of slices are one object.
 
@@ -162,11 +181,12 @@ def stack_slices(
         missing: slices that an object may be missing on.
         steps: mm between rows and between columns.
         valid: (slice, y, x). True: data; nothing else is painted. None: all of it.
+        cut: whether masks may go on beyond the top, left, bottom and right of the slices.
 
     Returns:
         (M,) object of every mask, from 0, slice by slice.
     """
-    stack = _Stack(labels=labels, rules=rules, steps=steps)
+    stack = _Stack(labels=labels, rules=rules, steps=steps, sides=cut)
     for distance in range(1, missing + 2):
         for k in range(len(labels) - distance):
             stack.link(k, distance)
@@ -197,6 +217,7 @@ class _Stack:
     labels: NDArray[np.uint32]
     rules: StackRules
     steps: tuple[float, float]
+    sides: Sides
     links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
     bridges: list[_Bridge] = field(default_factory=list)
     boxes: dict[int, NDArray[np.int64]] = field(default_factory=dict)
@@ -205,6 +226,11 @@ class _Stack:
         counts = [int(labels.max(initial=0)) for labels in self.labels]
         self.starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.ends, self.begins = (np.ones(self.starts[-1], bool) for _ in range(2))
+        self.cut = np.zeros(self.starts[-1], bool)
+        for start, plane in zip(self.starts, self.labels, strict=False):
+            edges = (plane[0], plane[:, 0], plane[-1], plane[:, -1])
+            for edge in (e for e, side in zip(edges, self.sides, strict=True) if side):
+                self.cut[start + edge[edge > 0].astype(np.int64) - 1] = True
 
     def link(self, k: int, distance: int) -> None:
         """Link masks of two slices that have no link between these."""
@@ -214,6 +240,7 @@ class _Stack:
         table = contingency(self.labels[k], self.labels[k + distance])
         here, there = first + table.first - 1, second + table.second - 1
         free = self.ends[here] & self.begins[there]
+        free &= ~(self.cut[here] | self.cut[there]) | (iou(table) >= CUT_IOU)
         best = np.flatnonzero(free)[mutual_best(_rows(table, free), self.rules)]
         if distance > 1:
             pairs = zip(best, table.first[best], table.second[best], strict=True)
@@ -258,21 +285,28 @@ def _rows(table: Contingency, chosen: NDArray[np.bool_]) -> Contingency:
     )
 
 
+def iou(table: Contingency) -> NDArray[np.float64]:
+    """(P,) of the pairs of a table."""
+    found: NDArray[np.float64] = table.shared / (
+        table.first_size + table.second_size - table.shared
+    )
+    return found
+
+
 def mutual_best(table: Contingency, rules: StackRules) -> NDArray[np.int64]:
     """Rows of a table whose two labels are each other's best match, and a good enough one.
 
     The best match has the largest IoU, of equal ones the smallest label.
     """
-    union = table.first_size + table.second_size - table.shared
-    iou = table.shared / union
-    first = np.lexsort([table.second, -iou, table.first])
-    second = np.lexsort([table.first, -iou, table.second])
-    best = np.zeros((2, len(iou)), bool)
+    score = iou(table)
+    first = np.lexsort([table.second, -score, table.first])
+    second = np.lexsort([table.first, -score, table.second])
+    best = np.zeros((2, len(score)), bool)
     best[0, first[np.diff(table.first[first], prepend=-1) > 0]] = True
     best[1, second[np.diff(table.second[second], prepend=-1) > 0]] = True
     smaller = np.minimum(table.first_size, table.second_size)
     inside = table.shared >= rules.containment * smaller
-    good = (iou >= rules.iou) | (inside & (iou >= rules.taper))
+    good = (score >= rules.iou) | (inside & (score >= rules.taper))
     return np.flatnonzero(best.all(axis=0) & good)
 
 
