@@ -175,6 +175,11 @@ class Plan:
     units: tuple[PromptUnit, ...] = ()
     """Prompts by the window that answers them."""
 
+    @property
+    def store(self) -> JobStore:
+        """The job directory."""
+        return JobStore(path=Path(self.job.job_dir))
+
 
 def tile_pixel_areas(
     areas: tuple[tuple[float, ...], ...] | None, grid: TileGrid
