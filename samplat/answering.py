@@ -22,11 +22,12 @@ from samplat.attempts import Attempt, TriedTask
 from samplat.errors import JobError
 from samplat.files import canonical, sha256
 from samplat.job import Plan, Tools
+from samplat.ledger import TileRecord
 from samplat.object_prompts import ScenePrompts
 from samplat.prompt_report import AnswerIndex, prompt_report
 from samplat.prompt_units import PromptUnit
-from samplat.stages import Stages, entered
-from samplat.store import JobStore, TileRecord
+from samplat.stages import Stages
+from samplat.store import JobStore
 from samplat.workbench import Bench, shared_bench
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def answer_prompts(
     missing = [index for index in range(count) if not store.is_answered(index)]
     task = TriedTask(work=AnswerWork(plan=planned, tools=tools))
     stages.attempt("prompts", task, missing, count, called)
-    known = (store.read_answer_record(index) for index in range(count))
-    records = tuple(entered(store, f"window {i}", record) for i, record in enumerate(known))
+    records = tuple(map(store.units.known, range(count)))
     if all(r.outcome == "quarantined" for r in records):
         raise JobError(f"every prompt failed, the first with: {records[0].error}")
     return AnswerLedger(records=records)
@@ -84,7 +84,7 @@ class AnswerWork:
             written = store.write_answers(index, answers_table(answers))
             objects = len(np.unique(answers.prompts))
             record = found.record(index, objects=objects, objects_sha256=written)
-        store.write_answer_record(record)
+        store.units.enter(record)
         return record
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from samplat.ledger import Outcome, TileRecord
 from samplat.objects import TileObjects
-from samplat.store import JobStore, Outcome, TileRecord
+from samplat.store import JobStore
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -164,5 +165,5 @@ def enter_objects(
         whole_sha256=None if whole is None else store.write_whole(whole),
         inputs=inputs,
     )
-    store.write_record(record)
+    store.tiles.enter(record)
     return record

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from samplat.job import Plan
+from samplat.ledger import TileRecord
 from samplat.naming import final_names
 from samplat.painting import painting_of
 from samplat.regions import repaint
 from samplat.shards import Labels
-from samplat.stages import Stages, known_record
-from samplat.store import TileRecord
+from samplat.stages import Stages
 
 
 def paint_labels(planned: Plan, records: Sequence[TileRecord], final: str, stages: Stages) -> None:
@@ -39,7 +39,7 @@ class PaintTask:
         store, grid = self.plan.store, self.plan.grid
         tile, record, final = (
             grid[index],
-            known_record(store, index),
+            store.tiles.known(index),
             final_names(store, self.final),
         )
         labels: Labels = np.zeros(tile.write.shape, final.dtype)

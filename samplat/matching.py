@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from samplat.claims import NO_CLAIMS, Neighbour, find_claims
 from samplat.files import canonical, sha256
 from samplat.job import Plan
+from samplat.ledger import TileRecord
 from samplat.objects import TileObjects
 from samplat.seams import match_strip
-from samplat.stages import STRIPE, Stages, in_stripes, known_record
-from samplat.store import JobStore, TileRecord
+from samplat.stages import STRIPE, Stages, in_stripes
+from samplat.store import JobStore
 from samplat.tiles import Tile
 
 OBJECTS_KEPT = 3 * (STRIPE + 2)
@@ -51,7 +52,7 @@ def seams_digest(planned: Plan, index: int) -> str | None:
     """Digest of the seams of a tile; None where there are none, as with prompts."""
     if planned.prompts is not None:
         return None
-    inputs = seam_inputs(planned, index, functools.partial(known_record, planned.store))
+    inputs = seam_inputs(planned, index, planned.store.tiles.known)
     return planned.store.seams_digest(index, inputs) or "nothing"
 
 
@@ -70,7 +71,7 @@ class SeamTask:
     def __call__(self, index: int) -> str:
         """Digest of the links and claims."""
         store, tile = self.plan.store, self.plan.grid[index]
-        beside = {t.index: known_record(store, t.index) for t in around(self.plan, index)}
+        beside = {t.index: store.tiles.known(t.index) for t in around(self.plan, index)}
         inputs = seam_inputs(self.plan, index, beside.__getitem__)
         found = []
         if beside[index].outcome == "done":

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from samplat.answering import AnswerLedger, answer_index
 from samplat.claims import NO_CLAIMS, Claims
 from samplat.files import canonical, sha256
+from samplat.final_names import FinalNames
 from samplat.job import Plan, tile_pixel_areas
+from samplat.ledger import TileRecord
 from samplat.matching import objects_of
 from samplat.mending import Ground, Patches, mend
 from samplat.merging import (
@@ -31,7 +33,7 @@ from samplat.painting import is_mended
 from samplat.prompt_report import with_prompts
 from samplat.regions import Regions
 from samplat.shards import Labels
-from samplat.store import FinalNames, JobStore, TileRecord
+from samplat.store import JobStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,8 +74,7 @@ class Naming:
 
     def parts(self) -> Iterator[Parts]:
         """The objects of every tile that has some, without their masks."""
-        grid = self.plan.grid
-        return (self.store.read_parts(grid[r.index], r) for r in self.of_outcome("done"))
+        return map(self.store.read_parts, self.of_outcome("done"))
 
     def read_regions(self, index: int) -> Regions | None:
         """The regions of a tile, if it has some."""

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from samplat.claims import NO_CLAIMS, Claims
 from samplat.files import canonical, sha256
+from samplat.final_names import FinalNames
 from samplat.job import Plan, tile_pixel_areas
+from samplat.ledger import TileRecord
 from samplat.matching import around
 from samplat.merging import Groups, Parts, Tally, lists_of, object_batches, tally
 from samplat.naming import final_names
@@ -35,7 +37,7 @@ from samplat.nesting import (
 from samplat.objects import WholeMasks
 from samplat.shards import HOLE, Labels
 from samplat.stages import Stages
-from samplat.store import FinalNames, JobStore, TileRecord
+from samplat.store import JobStore
 from samplat.tiles import Tile
 
 if TYPE_CHECKING:
@@ -187,7 +189,7 @@ def _group(job: Nesting, digests: Sequence[str], inputs: str) -> str:
 def _left_of(job: Nesting, index: int) -> tuple[Labels, NDArray[np.int64]]:
     """What the labels show of a tile's masks: final ids, 0 for nothing, and pixels."""
     final, flat = final_names(job.store, job.final).of_tile(index), job.masks(index).flat
-    parts = job.store.read_parts(job.plan.grid[index], job.records[index])
+    parts = job.store.read_parts(job.records[index])
     shown = np.flatnonzero(flat >= 0)
     names, areas = np.zeros(len(flat), final.dtype), np.zeros(len(flat), np.int64)
     areas[shown] = parts.owned_areas[flat[shown]]

@@ -19,11 +19,11 @@ from samplat.claims import NO_CLAIMS, Claims
 from samplat.errors import JobError
 from samplat.files import canonical, sha256
 from samplat.job import Plan, SegmentJob, Tools, tile_pixel_areas
+from samplat.ledger import TileRecord
 from samplat.matching import seams_digest
 from samplat.pixels import ImageSource, read_valid
 from samplat.regions import BACKGROUND, Regions, find_regions
-from samplat.stages import Stages, known_record
-from samplat.store import TileRecord
+from samplat.stages import Stages
 from samplat.tiles import Window
 from samplat.workbench import Shared
 
@@ -99,7 +99,7 @@ class SurveyTask:
 
     def __call__(self, index: int) -> str:
         """Digest of the regions."""
-        record = known_record(self.plan.store, index)
+        record = self.plan.store.tiles.known(index)
         painting = painting_of(self.plan, record)
         holes = self.plan.job.fill_holes > 0
         regions, image = find_regions(painting.labels, painting.ids, background=holes)

@@ -13,6 +13,7 @@ from samplat.answering import AnswerLedger, answer_prompts, report_answers
 from samplat.executors import Executor, SerialExecutor
 from samplat.job import JobResult, Plan, SegmentJob, Tools, plan, provenance, warnings_of
 from samplat.labelling import paint_labels
+from samplat.ledger import TileRecord
 from samplat.matching import match_seams
 from samplat.naming import Naming, name_objects
 from samplat.nested import nest
@@ -22,7 +23,6 @@ from samplat.progress import Progress, Silent
 from samplat.prompt_report import prompt_warnings
 from samplat.segmenting import segment_tiles
 from samplat.stages import Stages
-from samplat.store import TileRecord
 from samplat.workbench import BENCHES, load_before_claiming, shared_bench
 
 SERIAL, SILENT = SerialExecutor(), Silent()

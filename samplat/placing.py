@@ -11,9 +11,10 @@ from samplat.answers import Answers, join_answers, tile_of_answers
 from samplat.attempts import Attempt, TriedTask, enter_objects
 from samplat.files import canonical, sha256
 from samplat.job import Plan
+from samplat.ledger import TileRecord
 from samplat.objects import TileObjects
-from samplat.stages import Stages, called_tile, known_records
-from samplat.store import JobStore, TileRecord
+from samplat.stages import Stages, called_tile
+from samplat.store import JobStore
 
 
 def place_answers(planned: Plan, answers: AnswerLedger, stages: Stages) -> tuple[TileRecord, ...]:
@@ -22,7 +23,7 @@ def place_answers(planned: Plan, answers: AnswerLedger, stages: Stages) -> tuple
     work = PlaceWork(plan=planned, answers=answers)
     missing = [index for index in range(count) if not store.is_finished(index, work.inputs(index))]
     stages.attempt("tiles", TriedTask(work=work), missing, count, called_tile)
-    return known_records(planned)
+    return tuple(map(store.tiles.known, range(count)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from samplat.attempts import Attempt, TriedTask, enter_objects
 from samplat.errors import JobError
 from samplat.job import Plan, Segmenter, Tools
+from samplat.ledger import TileRecord
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import read_valid, to_rgb
 from samplat.scale import masks_at_scales, views
-from samplat.stages import Stages, called_tile, in_stripes, known_records
-from samplat.store import TileRecord
+from samplat.stages import Stages, called_tile, in_stripes
 from samplat.tiles import Tile
 from samplat.workbench import Bench, shared_bench
 
@@ -26,11 +26,11 @@ def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileReco
     Raises:
         JobError: every tile failed.
     """
-    count = len(planned.grid)
-    missing = [index for index in range(count) if not planned.store.is_finished(index)]
+    store, count = planned.store, len(planned.grid)
+    missing = [index for index in range(count) if not store.is_finished(index)]
     task = TriedTask(work=TileWork(plan=planned, tools=tools))
     stages.attempt("tiles", task, in_stripes(planned, missing), count, called_tile)
-    records = known_records(planned)
+    records = tuple(map(store.tiles.known, range(count)))
     failed = [r for r in records if r.outcome == "quarantined"]
     if failed and not any(r.outcome == "done" for r in records):
         raise JobError(f"every tile failed, the first with: {failed[0].error}")

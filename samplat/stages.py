@@ -11,8 +11,8 @@ from samplat.attempts import ATTEMPTS
 from samplat.errors import JobError
 from samplat.executors import Executor
 from samplat.job import Plan
+from samplat.ledger import TileRecord
 from samplat.progress import Progress
-from samplat.store import JobStore, TileRecord
 
 T = TypeVar("T")
 
@@ -106,27 +106,3 @@ def in_stripes(planned: Plan, indices: Sequence[int]) -> list[int]:
         return (*before, column // STRIPE, row, column)
 
     return sorted(indices, key=place)
-
-
-def known_records(planned: Plan) -> tuple[TileRecord, ...]:
-    """The ledger's entries for all tiles, which were computed."""
-    return tuple(known_record(planned.store, index) for index in range(len(planned.grid)))
-
-
-def known_record(store: JobStore, index: int) -> TileRecord:
-    """The ledger's entry for a tile that was computed."""
-    return entered(store, called_tile(index), store.read_record(index))
-
-
-def entered(store: JobStore, what: str, record: TileRecord | None) -> TileRecord:
-    """A record that must be there.
-
-    Raises:
-        JobError: it is not.
-    """
-    if record is None:
-        raise JobError(
-            f"{what} is not in the ledger of {store.path}, although it was computed; "
-            "is the directory shared with the workers?"
-        )
-    return record
