@@ -59,7 +59,7 @@ _HOME = {
         "usage_error",
         "write_outputs",
     ),
-    "pipeline": ("Rehearsal", "rehearse", "run_job"),
+    "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
@@ -67,6 +67,7 @@ _HOME = {
     "prompts": ("Prompts",),
     "shapes": ("between_masks", "mask_depth"),
     "stacking": ("StackRules",),
+    "rehearsal": ("Rehearsal", "rehearse"),
     "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
@@ -213,7 +214,7 @@ if TYPE_CHECKING:
         ScenePrompts,
         gather_prompts,
     )
-    from samplat.pipeline import Rehearsal, rehearse, run_job
+    from samplat.pipeline import run_job
     from samplat.pixels import (
         ImageInfo,
         ImageSource,
@@ -226,6 +227,7 @@ if TYPE_CHECKING:
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
+    from samplat.rehearsal import Rehearsal, rehearse
     from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
     from samplat.stacking import StackRules

@@ -16,10 +16,10 @@ import typer
 if TYPE_CHECKING:
     from samplat.hookspecs import Exporter
     from samplat.job import JobResult, Plan, SegmentJob
-    from samplat.pipeline import Rehearsal
     from samplat.pixels import ImageInfo
     from samplat.plugins import Registry
     from samplat.progress import Progress
+    from samplat.rehearsal import Rehearsal
 
 
 def usage_error(message: str) -> NoReturn:
@@ -162,7 +162,7 @@ class JobCommand:
 
     def describe(self, planned: Plan) -> None:
         """Say what would be done and what it would take, by one tile; a run does not ask first."""
-        from samplat.pipeline import rehearse
+        from samplat.rehearsal import rehearse
 
         rehearsed = rehearse(planned, self.tools)
         lines = (

@@ -179,7 +179,7 @@ def tile_objects(
     """
     labels, kept, _ = partition(masks, valid[0], overlaps)
     x0, y0 = tile.read.start[2], tile.read.start[1]
-    return objects_of(
+    return labelled_objects(
         labels[None],
         len(kept),
         tile=tile,
@@ -217,7 +217,7 @@ def partition(
     return rank[claimed], kept, areas[kept]
 
 
-def objects_of(
+def labelled_objects(
     labels: NDArray[np.uint32],
     count: int,
     *,

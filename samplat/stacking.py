@@ -25,7 +25,7 @@ from samplat.errors import InputError
 from samplat.label_loops import measure
 from samplat.masks import MaskSet, Overlaps
 from samplat.merging import number, unite
-from samplat.objects import TileObjects, objects_of, partition
+from samplat.objects import TileObjects, labelled_objects, partition
 from samplat.seams import Contingency, contingency
 from samplat.shapes import between_masks
 from samplat.tiles import Tile, Window
@@ -34,8 +34,8 @@ MOST_COVERED = 0.5
 """Where other masks cover a larger share of what is missing, something else was seen there."""
 
 CUT_IOU = 0.5
-"""Masks that the tile's edge cuts need at least this IoU: of the rest of them nothing is known. What is
-linked too little here is seen whole by a neighbour; what is linked too much stays so."""
+"""Masks that the tile's edge cuts need at least this IoU: nothing is known of the rest of them.
+What is linked too little here is seen whole by a neighbour; what is linked too much stays so."""
 
 Shape = tuple[slice, slice]
 Sides = tuple[bool, bool, bool, bool]
@@ -136,7 +136,7 @@ def stacked_objects(
         cut=_cut(tile.read.transposed(rules.axes), bounds.transposed(rules.axes)),
     )
     means = _means(objects, np.concatenate(areas), np.concatenate(scores, axis=1))
-    return objects_of(
+    return labelled_objects(
         np.ascontiguousarray(labels.transpose(np.argsort(rules.axes))),
         means.shape[1],
         tile=tile,

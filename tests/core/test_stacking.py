@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from samplat.claims import Neighbour, find_claims
 from samplat.errors import InputError
 from samplat.executors import Executor, OverlappingExecutor, ThreadsExecutor
 from samplat.finished import open_result
-from samplat.objects import TileObjects, objects_of
-from samplat.pipeline import plan, run_job
+from samplat.job import plan
+from samplat.objects import TileObjects, labelled_objects
+from samplat.pipeline import run_job
 from samplat.seams import SeamRules
 from samplat.shapes import between_masks
 from samplat.stacking import StackRules, stack_slices
@@ -73,7 +75,7 @@ def test_nothing_depends_on_the_direction_of_the_slices(labels: Volume, missing:
     places = np.concatenate([[0], np.cumsum(counts)])
     one = stack_slices(up, StackRules(iou=0.31, taper=0.07), missing=missing)
     other = stack_slices(down, StackRules(iou=0.31, taper=0.07), missing=missing)
-    turned = [other[other.size - b : other.size - a] for a, b in zip(places, places[1:])]  # noqa: B905
+    turned = [other[other.size - b : other.size - a] for a, b in pairwise(places)]
     ties = any_ties(slice_masks(labels))
     assert ties or same_partition(one + 1, np.concatenate([*turned, np.zeros(0, int)]) + 1)
 
@@ -186,7 +188,7 @@ def test_invalid_voxels_are_not_painted_over(tmp_path: Path) -> None:
     assert found[2, 4:9, 7:10].all()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_blocks_of_slices_are_as_one_block_whatever_the_masks(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     labels = np.kron(rng.integers(0, 4, (13, 5, 6)), np.ones((1, 3, 3), np.int64))
@@ -206,30 +208,29 @@ def test_blocks_of_slices_are_as_one_block_whatever_the_masks(seed: int, tmp_pat
         assert not any(many.objects["truncated"].to_pylist()), case
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_tiled_equals_untiled_and_the_truth(seed: int, tmp_path: Path) -> None:
-    rng = np.random.default_rng(seed)
-    labels = ellipsoids(rng, (24, 40, 36), 30, apart=False)
-    labels[2:22, 30:34, 3:8] = 101  # longer than a block
-    labels[4:8, 2:38, 20:24] = 102
-    labels[14:18, 12:16, 2:34] = 103
-    whole = stacked(tmp_path / "whole", labels, StackRules(block=99), tile_size=99)
-    for axis in range(3):
-        tile, rules = int(rng.integers(14, 20)), StackRules(axis=axis, block=5)
-        tiled = stacked(tmp_path / f"{axis}", labels, rules, tile_size=tile, halo=12)
-        again = stacked(
-            tmp_path / f"whole-{axis}", labels, StackRules(axis=axis, block=99), tile_size=99
-        )
-        assert same_partition(volume_of(tiled), volume_of(again))
-        for name in (101, 102, 103):
-            mine = volume_of(tiled)[labels == name]
-            assert len(np.unique(mine)) == 1
-    assert len(whole.grid) == 1
+@pytest.mark.parametrize("axis", range(3))
+def test_tiled_equals_untiled(axis: int, tmp_path: Path) -> None:
+    labels = ellipsoids(np.random.default_rng(axis), (30, 34, 32), 40, apart=False)
+    limits = {"tile_size": 99, "halo": 0}
+    one = stacked(tmp_path / "one", labels, StackRules(axis=axis, block=99), **limits)
+    # objects are up to ten voxels long, so that those that touch what is written are seen whole
+    many = stacked(tmp_path / "many", labels, StackRules(axis=axis, block=8), tile_size=15, halo=20)
+    assert len(many.grid) > 9
+    assert same_partition(volume_of(many), volume_of(one))
 
 
-@pytest.mark.parametrize("seed", range(3))
+def test_what_is_longer_than_tiles_and_their_halos_comes_out_whole(tmp_path: Path) -> None:
+    labels = np.zeros((30, 42, 40), np.int64)
+    labels[1:29, 3:8, 3:9] = 1
+    labels[5:10, 1:41, 20:26] = 2
+    labels[20:26, 20:25, 2:39] = 3
+    found = volume_of(stacked(tmp_path / "job", labels, StackRules(block=5), tile_size=9, halo=3))
+    assert same_partition(found, labels)
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_a_threshold_finds_the_same_along_every_axis(seed: int, tmp_path: Path) -> None:
-    labels = ellipsoids(np.random.default_rng(seed), (21, 30, 26), 12, apart=True)
+    labels = ellipsoids(np.random.default_rng(seed), (17, 22, 20), 8, apart=True)
     bright = np.where(labels > 0, 0xFFFFFF, 0)
     for axis in range(3):
         job = oracle_job(
@@ -336,7 +337,7 @@ def tile_of(labels: NDArray[Any], grid: TileGrid, index: int) -> TileObjects:
     seen = (place.reshape(tile.read.shape) + (names[0] > 0)).astype(np.uint32)
     count = int(seen.max())
     ones = np.ones(count, np.float32)
-    return objects_of(
+    return labelled_objects(
         seen,
         count,
         tile=tile,
