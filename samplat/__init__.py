@@ -55,7 +55,6 @@ _HOME = {
         "default_job_dir",
         "exporters_for",
         "fitting_tiles",
-        "parse_stretch",
         "usage_error",
         "write_outputs",
     ),
@@ -146,7 +145,6 @@ __all__ = [
     "merged_masks",
     "narrowed",
     "open_result",
-    "parse_stretch",
     "plan",
     "predict",
     "registry",
@@ -197,7 +195,6 @@ if TYPE_CHECKING:
         default_job_dir,
         exporters_for,
         fitting_tiles,
-        parse_stretch,
         usage_error,
         write_outputs,
     )

@@ -98,34 +98,6 @@ def fitting_tiles(seen: int, tile_size: int | None, halo: int | None) -> tuple[i
     return tile_size or max(1, seen // 4, seen - 2 * chosen), chosen
 
 
-def parse_stretch(text: str) -> tuple[str, dict[str, Any]]:
-    """The rescaler, and its options, of percentiles, of values, or of `none`; or a usage error."""
-    if text == "none":
-        return "none", {}
-    if ":" in text:
-        return "range", {"ranges": _parse_ranges(text)}
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 0.0, 0.0
-    if not 0 <= low < high <= 100:
-        usage_error(
-            "--stretch takes two percentiles such as 2,98, values such as 0:3000, or none; "
-            f"got {text!r}"
-        )
-    return "percentile", {"low": low, "high": high}
-
-
-def _parse_ranges(text: str) -> list[list[float]]:
-    try:
-        ranges = [[float(end) for end in part.split(":")] for part in text.split(",")]
-    except ValueError:
-        ranges = [[]]
-    if not all(len(ends) == 2 and ends[0] < ends[1] for ends in ranges):
-        usage_error(f"--stretch takes values low:high, one pair or one for each band; got {text!r}")
-    return ranges
-
-
 @dataclass(kw_only=True)
 class JobCommand:
     """One use of a command that runs a job, after its arguments were understood."""

@@ -16,7 +16,6 @@ from samplat import (
     default_job_dir,
     exporters_for,
     fitting_tiles,
-    parse_stretch,
     usage_error,
 )
 from samplat_raster.drawing import Drawing
@@ -227,7 +226,7 @@ def tile_segment(
     # what was asked for shall show, inside of something larger too
     overlaps = overlaps or ("best" if asked is None else "small")
     _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
-    rescaler, rescaler_options = parse_stretch(stretch)
+    rescaler, rescaler_options = _parse_stretch(stretch)
     factors = _parse_scales(scales)
     tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
     options = {"bidx": _parse_bands(bidx), "nodata": nodata, "gsd": gsd}
@@ -358,6 +357,33 @@ def _parse_scales(text: str) -> tuple[int, ...]:
     if len(factors) != len(parts):
         usage_error(f"--scales takes different whole numbers such as 1,2; got {text!r}")
     return tuple(sorted(factors))
+
+
+def _parse_ranges(text: str) -> list[list[float]]:
+    try:
+        ranges = [[float(end) for end in part.split(":")] for part in text.split(",")]
+    except ValueError:
+        ranges = [[]]
+    if not all(len(ends) == 2 and ends[0] < ends[1] for ends in ranges):
+        usage_error(f"--stretch takes values low:high, one pair or one for each band; got {text!r}")
+    return ranges
+
+
+def _parse_stretch(text: str) -> tuple[str, dict[str, Any]]:
+    if text == "none":
+        return "none", {}
+    if ":" in text:
+        return "range", {"ranges": _parse_ranges(text)}
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if not 0 <= low < high <= 100:
+        usage_error(
+            "--stretch takes two percentiles such as 2,98, values such as 0:3000, or none; "
+            f"got {text!r}"
+        )
+    return "percentile", {"low": low, "high": high}
 
 
 def _prompt_spec(prompts: Path | None, window: int | None, **options: Any) -> PromptSpec | None:
