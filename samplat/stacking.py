@@ -7,16 +7,19 @@ another begins a few slices on, these may be one that was missed in between::
     slice 1      cccccc               a and c are linked
     slice 2        dddd   ===         c and d, too; b is missing, and bridged
     slice 3                eee        b and e are linked over the gap
+    slice 4                 f         f, alone and inside of e, is its end
 
-Whether two masks are linked depends on the slices from the one to the other and on nothing else. So
-tiles that see these slices agree, and the union of what they find is what one tile would.
+Whether two masks are linked depends on few slices: those from the one to the other and, for ends,
+those that a gap may reach over on both sides. So tiles that see these slices agree, and the union
+of what they find is what one tile would.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +41,7 @@ CUT_IOU = 0.5
 What is linked too little here is seen whole by a neighbour; what is linked too much stays so."""
 
 Shape = tuple[slice, slice]
-Sides = tuple[bool, bool, bool, bool]
+Sides = tuple[bool, bool, bool, bool, bool, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,10 @@ class StackRules:
     """Masks of neighbouring slices are linked if each is the other's best and their IoU is at least
     this,"""
     taper: float = 0.05
-    """or at least this while the smaller one lies in the larger one, as at an object's end;"""
+    """or at least this while the smaller one lies in the larger one. A mask without any link may be
+    smaller still where it lies in one that ends there: it is the tip of that object."""
     containment: float = 0.75
-    """that is, at least this share of it."""
+    """A mask lies in another one with at least this share of it."""
     gap: float = 0.0
     """Longest part of an object that may be missing, in mm across the slices."""
 
@@ -93,7 +97,7 @@ class StackRules:
 
     def halo(self, spacing: tuple[float, ...]) -> int:
         """Slices that a tile has to see beyond those it writes, to know which are linked."""
-        return self.missing(spacing) + 1
+        return self.missing(spacing) + 2
 
 
 def stacked_objects(
@@ -148,9 +152,10 @@ def stacked_objects(
 
 
 def _cut(read: Window, bounds: Window) -> Sides:
-    (_, top, left), (_, bottom, right) = read.start, read.stop
-    (_, first_y, first_x), (_, last_y, last_x) = bounds.start, bounds.stop
-    return top > first_y, left > first_x, bottom < last_y, right < last_x
+    before = (a > b for a, b in zip(read.start, bounds.start, strict=True))
+    after = (a < b for a, b in zip(read.stop, bounds.stop, strict=True))
+    (first, top, left), (last, bottom, right) = before, after
+    return first, last, top, left, bottom, right
 
 
 def _means(
@@ -170,7 +175,7 @@ def stack_slices(
     missing: int = 0,
     steps: tuple[float, float] = (1.0, 1.0),
     valid: NDArray[np.bool_] | None = None,
-    cut: Sides = (False, False, False, False),
+    cut: Sides = (False,) * 6,
 ) -> NDArray[np.int64]:
     """Which masks of slices are one object.
 
@@ -181,7 +186,8 @@ def stack_slices(
         missing: slices that an object may be missing on.
         steps: mm between rows and between columns.
         valid: (slice, y, x). True: data; nothing else is painted. None: all of it.
-        cut: whether masks may go on beyond the top, left, bottom and right of the slices.
+        cut: whether there is more before the first slice and after the last one, and beyond the
+            top, left, bottom and right of all.
 
     Returns:
         (M,) object of every mask, from 0, slice by slice.
@@ -190,6 +196,7 @@ def stack_slices(
     for distance in range(1, missing + 2):
         for k in range(len(labels) - distance):
             stack.link(k, distance)
+    stack.link_tips(missing)
     objects = np.arange(stack.starts[-1])
     for first, second in stack.links:
         unite()(objects, first, second)
@@ -229,7 +236,7 @@ class _Stack:
         self.cut = np.zeros(self.starts[-1], bool)
         for start, plane in zip(self.starts, self.labels, strict=False):
             edges = (plane[0], plane[:, 0], plane[-1], plane[:, -1])
-            for edge in (e for e, side in zip(edges, self.sides, strict=True) if side):
+            for edge in (e for e, side in zip(edges, self.sides[2:], strict=True) if side):
                 self.cut[start + edge[edge > 0].astype(np.int64) - 1] = True
 
     def link(self, k: int, distance: int) -> None:
@@ -247,6 +254,33 @@ class _Stack:
             best = np.array([n for n, a, b in pairs if self._bridge(k, distance, a, b)], np.int64)
         self.ends[here[best]], self.begins[there[best]] = False, False
         self.links.append((here[best], there[best]))
+
+    def link_tips(self, missing: int) -> None:
+        """Link masks without links to larger ones that end beside them; not where both sides do."""
+        alone, last = self.ends & self.begins & ~self.cut, len(self.labels) - 1
+        found = [np.zeros((0, 3), np.int64)]
+        for k in range(last):
+            # whether a mask has a link is known where all slices are seen that one could reach
+            unseen = self.sides[0] and k <= missing, self.sides[1] and k + missing + 2 > last
+            if not any(unseen) and alone[self.starts[k] : self.starts[k + 2]].any():
+                found.append(self._tips(k, alone))
+        pairs = np.concatenate(found)
+        _, place, count = np.unique(pairs[:, 2], return_inverse=True, return_counts=True)
+        pairs = pairs[count[place] == 1]
+        self.links.append((pairs[:, 0], pairs[:, 1]))
+
+    def _tips(self, k: int, alone: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(E, 3) pairs of masks of a slice and the next one, and which of them is the tip."""
+        table = contingency(self.labels[k], self.labels[k + 1])
+        here = self.starts[k] + table.first - 1
+        there = self.starts[k + 1] + table.second - 1
+        upper = alone[here] & self.begins[there] & (table.first_size < table.second_size)
+        lower = alone[there] & self.ends[here] & (table.second_size < table.first_size)
+        rows = np.flatnonzero((upper | lower) & ~self.cut[here] & ~self.cut[there])
+        anything = replace(self.rules, iou=1.0, taper=0.0)
+        rows = rows[mutual_best(_rows(table, rows), anything)]
+        tips = np.where(upper, here, there)
+        return np.stack([here[rows], there[rows], tips[rows]], axis=1)
 
     def _bridge(self, k: int, distance: int, name: int, other: int) -> bool:
         """Draw what lies between two masks; whether there is room for it."""
@@ -275,7 +309,7 @@ class _Stack:
         return self.boxes[k]
 
 
-def _rows(table: Contingency, chosen: NDArray[np.bool_]) -> Contingency:
+def _rows(table: Contingency, chosen: NDArray[Any]) -> Contingency:
     return Contingency(
         first=table.first[chosen],
         second=table.second[chosen],
