@@ -1,18 +1,20 @@
 """Memory of `samplat volume-segment` on volumes that do not fit into it.
 
-    python benchmarks/big_volume.py [--sizes 512,768,2048] [--folder DIR] [--json OUT]
+    python benchmarks/big_volume.py [--sizes 512,768,2048] [--depth 64] [--folder DIR] [--json OUT]
                                     [--suffix .ome.zarr] [--tile 1024] [--halo 64] [--z-block 16]
 
-A row for each size N, `volume_N`: an OME-Zarr image of N x N x N uint16 with a ball in each cell of
-32 voxels, in chunks of 64, is made in the folder, segmented by the threshold, which is no model,
-and written as labels; all by the command, in a process of its own. Printed: objects found, balls
-drawn, voxels of balls that no object has, seconds, and the most resident memory of the process.
+A row for each size N, `volume_N`: an OME-Zarr image of N x N x N uint16, or of fewer slices with
+`--depth`, since memory depends on tiles and on the plane. A ball lies in each cell of 32 voxels. The
+image is made in the folder, in chunks of 64, segmented by the threshold, which is no model, and
+written as labels; all by the command, in a process of its own. Printed: objects found, balls drawn,
+voxels of balls that no object has, seconds, and the most resident memory of the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -38,16 +40,16 @@ def ball_of(cell: tuple[int, ...]) -> NDArray[np.bool_]:
     return ball
 
 
-def draw(path: Path, size: int) -> int:
+def draw(path: Path, shape: tuple[int, int, int]) -> int:
     """Write the image; returns how many voxels are bright."""
     import zarr
 
     group = zarr.open_group(str(path), mode="w", zarr_format=3)
-    array = group.create_array("0", shape=(size,) * 3, chunks=(CHUNK,) * 3, dtype="uint16")
+    array = group.create_array("0", shape=shape, chunks=(CHUNK,) * 3, dtype="uint16")
     # cells repeat after 8 chunks: random ones for each would take longer than all else
     cells = {tuple(c): ball_of(tuple(c)) for c in np.ndindex(8, 8, 8)}
     bright = 0
-    for corner in np.ndindex(*(-(-size // CHUNK),) * 3):
+    for corner in np.ndindex(*(n // CHUNK for n in shape)):
         part = np.full((CHUNK,) * 3, DARK, np.uint16)
         for inner in np.ndindex(2, 2, 2):
             cell = tuple((2 * c + i) % 8 for c, i in zip(corner, inner, strict=True))
@@ -57,7 +59,10 @@ def draw(path: Path, size: int) -> int:
         array[tuple(slice(CHUNK * c, CHUNK * (c + 1)) for c in corner)] = part
     axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
     scale = [{"type": "scale", "scale": [2.0, 1.0, 1.0]}]
-    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    image: dict[str, Any] = {
+        "axes": axes,
+        "datasets": [{"path": "0", "coordinateTransformations": scale}],
+    }
     group.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
     return bright
 
@@ -65,7 +70,8 @@ def draw(path: Path, size: int) -> int:
 def measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row: draw, segment, compare."""
     image, output = folder / f"{size}.zarr", folder / f"{size}{options.suffix}"
-    bright = draw(image, size)
+    shape = (options.depth or size, size, size)
+    bright = draw(image, shape)
     command = [
         *(sys.executable, "-m", "samplat", "volume-segment", str(image), "--out", str(output)),
         *("--segmenter", "threshold", "--percentiles", "0,100", "--log-json"),
@@ -83,7 +89,7 @@ def measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, A
     job = Path(summary["job_dir"])
     return {
         "objects": summary["objects"],
-        "balls": (size // CELL) ** 3,
+        "balls": math.prod(n // CELL for n in shape),
         "voxels_lost": bright - voxels_of(job),
         "tiles": summary["tiles"],
         "seconds": round(time.monotonic() - began, 1),
@@ -106,6 +112,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--sizes", default="512,768", help="voxels a side, multiples of 64, with commas")
+    add("--depth", type=int, help="slices instead of as many; a multiple of 64")
     add("--folder", type=Path, help="where images and results are kept; a temporary one if not")
     add("--json", type=Path, metavar="OUT", help="write {volume_N: {...}} here")
     add("--suffix", default=".ome.zarr", help="of the output")
@@ -119,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options, rows = parse_arguments(arguments), {}
     sizes = [int(size) for size in options.sizes.split(",")]
-    if any(size % CHUNK for size in sizes):
-        raise SystemExit(f"--sizes takes multiples of {CHUNK}, got {options.sizes}")
+    if any(size % CHUNK for size in (*sizes, options.depth or 0)):
+        raise SystemExit(f"--sizes and --depth take multiples of {CHUNK}")
     with tempfile.TemporaryDirectory() as scratch:
         for size in sizes:
             row = measure(options.folder or Path(scratch), size, options)
