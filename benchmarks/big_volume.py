@@ -4,7 +4,7 @@
                                     [--suffix .ome.zarr] [--tile 1024] [--halo 64] [--z-block 16]
 
 A row for each size N, `volume_N`: an OME-Zarr image of N x N x N uint16, or of fewer slices with
-`--depth`, since memory depends on tiles and on the plane. A ball lies in each cell of 32 voxels. The
+`--depth`: memory depends on tiles and on the plane. A ball lies in each cell of 32 voxels. The
 image is made in the folder, in chunks of 64, segmented by the threshold, which is no model, and
 written as labels; all by the command, in a process of its own. Printed: objects found, balls drawn,
 voxels of balls that no object has, seconds, and the most resident memory of the process.
