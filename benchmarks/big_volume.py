@@ -82,6 +82,7 @@ def measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, A
     with log.open("wb") as told:
         process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     lines = log.read_text().splitlines()
     if status:
         raise SystemExit(f"volume-segment failed: {lines[-1]}")
