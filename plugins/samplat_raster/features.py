@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from samplat import JobResult
 from samplat_raster.drawing import EXACT, Drawing
-from samplat_raster.georeference import ground_areas, to_world
+from samplat_raster.georeference import ground_areas, matrix_to_world, to_world
 from samplat_raster.prompt_columns import prompt_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from samplat_raster.polygons import Outlines
+    from samplat_raster.rings import Polygons
 
 T = TypeVar("T")
 
@@ -32,9 +33,8 @@ class FeatureBatch:
 
     columns: pa.RecordBatch
     """Their attributes, with `feature_schema`."""
-    geometries: NDArray[np.object_]
-    """(N,) valid polygons or multipolygons in world units; shells run against the clock, holes
-    with it."""
+    geometries: Polygons
+    """(N,) valid ones in world units; shells run against the clock, holes with it."""
 
 
 def feature_schema(objects: pa.Schema) -> pa.Schema:
@@ -85,9 +85,8 @@ def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBat
 
     label_dtype(result)  # refuses more objects than polygons can number
     for some in _ahead(outlines(result, drawing)):
-        yield FeatureBatch(
-            columns=_columns(result, some), geometries=_on_the_ground(result, some.geometries)
-        )
+        moved = some.geometries.moved(matrix_to_world(result.info))
+        yield FeatureBatch(columns=_columns(result, some), geometries=moved)
 
 
 def _ahead(items: Iterator[T]) -> Iterator[T]:
@@ -137,11 +136,3 @@ def _joined_numbers(lists: pa.Array) -> pa.Array:
 def _points(table: pa.Table) -> NDArray[np.float64]:
     columns = [table[name].to_numpy().astype(np.float64) for name in ("point_x", "point_y")]
     return np.stack(columns, axis=1)
-
-
-def _on_the_ground(result: JobResult, geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    import shapely
-
-    moved = shapely.transform(geometries, lambda xy: to_world(result.info, xy))
-    oriented: NDArray[np.object_] = shapely.orient_polygons(moved, exterior_cw=False)
-    return oriented
