@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat import JobResult
+from samplat_raster.ahead import ahead
 from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.georeference import ground_areas, matrix_to_world, to_world
 from samplat_raster.prompt_columns import prompt_columns
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from samplat_raster.polygons import Outlines
     from samplat_raster.rings import Polygons
-
-T = TypeVar("T")
 
 COPIED_COLUMNS = ("area_px", "predicted_iou", "stability", "truncated")
 """Columns of the job's table of objects that go into the file as they are."""
@@ -84,19 +82,9 @@ def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBat
     from samplat_raster.polygons import outlines
 
     label_dtype(result)  # refuses more objects than polygons can number
-    for some in _ahead(outlines(result, drawing)):
+    for some in ahead(outlines(result, drawing)):
         moved = some.geometries.moved(matrix_to_world(result.info))
         yield FeatureBatch(columns=_columns(result, some), geometries=moved)
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = maker.submit(next, items, end)
-            yield item
 
 
 def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:

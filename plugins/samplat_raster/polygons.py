@@ -15,6 +15,7 @@ is traced, and simplified, by itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import HOLE, JobError, JobResult, TileGrid
+from samplat_raster.ahead import in_order
 from samplat_raster.drawing import EXACT, Drawing
 from samplat_raster.joining import Lines, Piece, joined
 from samplat_raster.rings import Polygons, concatenated
@@ -58,27 +60,21 @@ def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
 def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
     joiner = _Joiner(result, tolerance)
     regions = _label_regions if result.nested is None else _mask_regions
-    for tile, some in enumerate(regions(result, tolerance)):
+    draw = functools.partial(regions, result, tolerance)
+    for tile, some in enumerate(in_order(draw, range(len(result.grid)))):
         yield joiner.finished_by(tile, some)
     joiner.check_nothing_left()
 
 
-def _label_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
-    """The regions of the labels of every tile, by id."""
-    for window, labels in result.shards():
-        yield _drawn(labels[0], (window.start[2], window.start[1]), tolerance)
-
-
-def _mask_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
-    """The regions of the masks of every tile, by id."""
-    ids = result.features["id"].to_numpy()
-    return (_tile_regions(result, tile, ids, tolerance) for tile in range(len(result.grid)))
-
-
-def _tile_regions(
-    result: JobResult, tile: int, ids: NDArray[np.uint32], tolerance: float
-) -> Regions:
+def _label_regions(result: JobResult, tolerance: float, tile: int) -> Regions:
+    """The regions of the labels of a tile, by id."""
     write = result.grid[tile].write
+    return _drawn(result.labels(write)[0], (write.start[2], write.start[1]), tolerance)
+
+
+def _mask_regions(result: JobResult, tolerance: float, tile: int) -> Regions:
+    """The regions of the masks of a tile, by id."""
+    write, ids = result.grid[tile].write, result.features["id"].to_numpy()
     found = [trace(np.zeros((0, 0), np.uint32))]
     for row, box, mask in result.nested_masks(tile):
         # a margin, so that only what lies on the tile's border keeps its vertices

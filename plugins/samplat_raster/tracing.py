@@ -72,7 +72,7 @@ def trace(
 
 
 @as_machine_code
-def _root(parents: NDArray[np.int32], i: int) -> int:
+def _root(parents: NDArray[np.int64], i: int) -> int:
     while parents[i] != i:
         parents[i] = parents[parents[i]]
         i = parents[i]
@@ -84,52 +84,65 @@ def _components(
     labels: NDArray[np.uint32], hole: np.uint32, everything: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.int64]]:
     """Regions (y + 2, x + 2), numbered from 1 by their first pixel; labels; numbers of pixels."""
+    runs, starts = _runs(labels, hole, everything)
+    parents = np.arange(len(runs))
+    for y in range(1, len(labels)):
+        _unite_rows(runs, starts[y - 1], starts[y], starts[y + 1], parents)
+    found = np.zeros((labels.shape[0] + 2, labels.shape[1] + 2), np.int32)
+    names, areas = np.zeros(len(runs), labels.dtype), np.zeros(len(runs), np.int64)
+    regions = 0
+    for y in range(len(labels)):
+        for i in range(starts[y], starts[y + 1]):
+            # a root is the first of its group, so it has its number already
+            root = _root(parents, i)
+            if root == i:
+                names[regions] = runs[i, 2]
+                regions += 1
+                runs[i, 2] = regions
+            else:
+                runs[i, 2] = runs[root, 2]
+            found[y + 1, runs[i, 0] + 1 : runs[i, 1] + 1] = runs[i, 2]
+            areas[runs[i, 2] - 1] += runs[i, 1] - runs[i, 0]
+    return found, names[:regions], areas[:regions]
+
+
+@as_machine_code
+def _runs(
+    labels: NDArray[np.uint32], hole: np.uint32, everything: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Runs of a label along rows: first x, one past the last, label; where each row begins."""
     height, width = labels.shape
-    found = np.zeros((height + 2, width + 2), np.int32)
-    parents = np.zeros(height * width // 2 + width + 2, np.int32)
+    runs, starts = np.zeros((4096, 3), np.int64), np.zeros(height + 1, np.int64)
     count = 0
     for y in range(height):
-        above, row = found[y], found[y + 1]
-        for x in range(width):
-            label = labels[y, x]
-            if not everything and (label == 0 or label == hole):
-                continue
-            up = above[x + 1] if y > 0 and labels[y - 1, x] == label else 0
-            left = row[x] if x > 0 and labels[y, x - 1] == label else 0
-            if up and left and up != left:
-                a, b = _root(parents, up), _root(parents, left)
-                parents[max(a, b)] = min(a, b)
-                row[x + 1] = min(a, b)
-            elif up or left:
-                row[x + 1] = max(up, left)
-            else:
+        row, x = labels[y], 0
+        if count + width > len(runs):
+            runs = _longer(runs, count + width)
+        while x < width:
+            label, begin = row[x], x
+            while x < width and row[x] == label:
+                x += 1
+            if everything or (label != 0 and label != hole):
+                runs[count, 0], runs[count, 1], runs[count, 2] = begin, x, label
                 count += 1
-                if count == len(parents):
-                    longer = np.zeros(2 * count, np.int32)
-                    longer[:count] = parents
-                    parents = longer
-                parents[count] = count
-                row[x + 1] = count
-    final = np.zeros(count + 1, np.int32)
-    regions = 0
-    for i in range(1, count + 1):
-        # a root is the smallest of its group, so it comes first
-        root = _root(parents, i)
-        if root == i:
-            regions += 1
-            final[i] = regions
+        starts[y + 1] = count
+    return runs[:count], starts
+
+
+@as_machine_code
+def _unite_rows(
+    runs: NDArray[np.int64], i: int, j: int, end: int, parents: NDArray[np.int64]
+) -> None:
+    """Unite runs i to j of a row with those of the next one, j to end, that they lie on."""
+    above = j
+    while i < above and j < end:
+        if runs[i, 2] == runs[j, 2] and runs[i, 0] < runs[j, 1] and runs[j, 0] < runs[i, 1]:
+            a, b = _root(parents, i), _root(parents, j)
+            parents[max(a, b)] = min(a, b)
+        if runs[i, 1] < runs[j, 1]:
+            i += 1
         else:
-            final[i] = final[root]
-    names, areas = np.zeros(regions, labels.dtype), np.zeros(regions, np.int64)
-    for y in range(height):
-        row = found[y + 1]
-        for x in range(width):
-            if row[x + 1]:
-                number = final[row[x + 1]]
-                row[x + 1] = number
-                names[number - 1] = labels[y, x]
-                areas[number - 1] += 1
-    return found, names, areas
+            j += 1
 
 
 @as_machine_code
