@@ -49,12 +49,13 @@ _HOME = {
         "ScenePrompts",
         "gather_prompts",
     ),
-    "pipeline": ("Rehearsal", "rehearse", "run_job"),
+    "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
+    "rehearsal": ("Rehearsal", "rehearse"),
     "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
@@ -180,7 +181,7 @@ if TYPE_CHECKING:
         ScenePrompts,
         gather_prompts,
     )
-    from samplat.pipeline import Rehearsal, rehearse, run_job
+    from samplat.pipeline import run_job
     from samplat.pixels import (
         ImageInfo,
         ImageSource,
@@ -193,5 +194,6 @@ if TYPE_CHECKING:
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
+    from samplat.rehearsal import Rehearsal, rehearse
     from samplat.shards import HOLE, narrowed, smallest_dtype
     from samplat.tiles import Tile, TileGrid, Window

@@ -10,11 +10,13 @@ from typing import Any
 
 from samplat.errors import JobError
 from samplat.job import JobResult, SegmentJob, warnings_of
+from samplat.job_directory import RunRecord
+from samplat.ledger import TileRecord
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
-from samplat.store import JobStore, RunRecord, TileRecord
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 REMEDY = "run its command again: it resumes, and then export"
@@ -39,7 +41,7 @@ def open_result(job_dir: str | Path) -> Iterator[JobResult]:
 def _result(store: JobStore, run: RunRecord) -> JobResult:
     job, info, grid = _restored(store, run)
     records = _records(store, len(grid))
-    final = store.current_final()
+    final = store.final_digest()
     if final is None:
         raise JobError(f"the job in {store.path} is not finished, no object has a name; {REMEDY}")
     _check_painted(store, grid, records, final)
@@ -102,7 +104,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _records(store: JobStore, count: int) -> tuple[TileRecord, ...]:
-    records = tuple(store.read_record(index) for index in range(count))
+    records = tuple(store.tiles.read(index) for index in range(count))
     known = tuple(record for record in records if record is not None)
     if len(known) < count:
         raise JobError(

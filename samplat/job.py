@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from samplat.answers import PromptedSegmenter
 from samplat.errors import InputError
 from samplat.files import canonical, sha256
+from samplat.job_directory import RunRecord
+from samplat.ledger import TileRecord
 from samplat.masks import MaskSet, Overlaps
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import Prompter, PromptSpec, ScenePrompts
@@ -23,7 +25,7 @@ from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.prompt_units import PromptUnit, Sight, plan_units
 from samplat.seams import SeamRules
 from samplat.shards import HOLE, Labels
-from samplat.store import JobStore, RunRecord, TileRecord
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
@@ -174,6 +176,11 @@ class Plan:
     """Whence prompts are looked at."""
     units: tuple[PromptUnit, ...] = ()
     """Prompts by the window that answers them."""
+
+    @property
+    def store(self) -> JobStore:
+        """The job directory."""
+        return JobStore(path=Path(self.job.job_dir))
 
 
 def tile_pixel_areas(

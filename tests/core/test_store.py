@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from samplat import files
 from samplat.claims import Claims
 from samplat.errors import JobError
+from samplat.ledger import TileRecord
 from samplat.masks import mask_set
 from samplat.objects import TileObjects, tile_objects
 from samplat.shards import HOLE, decode_shard, encode_shard
-from samplat.store import JobStore, TileRecord
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 GRID = TileGrid(shape=(1, 50, 40), tile_shape=(1, 32, 32), halo=(0, 8, 8))
@@ -67,34 +68,34 @@ def test_objects_round_trip(store: JobStore) -> None:
 def test_a_tile_is_finished_by_its_marker_and_not_before(store: JobStore) -> None:
     digest = store.write_objects(some_objects())
     assert not store.is_finished(3)
-    store.write_record(entry(digest=digest))
+    store.tiles.enter(entry(digest=digest))
     assert store.is_finished(3)
-    assert store.read_record(3) == entry(digest=digest)
+    assert store.tiles.read(3) == entry(digest=digest)
 
 
 def test_skipped_is_finished_and_quarantined_is_not(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
-    store.write_record(entry(2, outcome="quarantined", error="no"))
+    store.tiles.enter(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(2, outcome="quarantined", error="no"))
     assert store.is_finished(1)
     assert not store.is_finished(2)
 
 
 def test_every_damaged_byte_of_a_marker_unmakes_it(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     path = store.path / "tiles" / "000001.json"
     content = path.read_bytes()
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1
         path.write_bytes(bytes(damaged))
-        record = store.read_record(1)
+        record = store.tiles.read(1)
         assert record is None or record == entry(1, outcome="skipped")
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_damaged_objects_are_an_error_and_are_redone(store: JobStore, damage: str) -> None:
     record = entry(digest=store.write_objects(some_objects()))
-    store.write_record(record)
+    store.tiles.enter(record)
     path = store.path / "objects" / "000003.parquet"
     spoil(path, damage)
     assert not store.is_finished(3)
@@ -219,14 +220,14 @@ def test_another_job_is_refused_naming_what_differs(store: JobStore) -> None:
 
 def test_overwrite_discards_only_what_a_job_writes(store: JobStore) -> None:
     (store.path / "notes.txt").write_text("mine")
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     store.begin({**JOB, "halo": 9}, {}, overwrite=True)
     assert not store.is_finished(1)
     assert (store.path / "notes.txt").exists()
 
 
 def test_overwrite_of_the_same_job_resumes(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     store.begin(JOB, {}, overwrite=True)
     assert store.is_finished(1)
 

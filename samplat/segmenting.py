@@ -1,0 +1,99 @@
+"""The stage that finds the objects of each tile, in its pixels and its halo's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samplat.attempts import Attempt, TriedTask, enter_objects
+from samplat.errors import JobError
+from samplat.job import Plan, Segmenter, Tools
+from samplat.ledger import TileRecord
+from samplat.objects import TileObjects, tile_objects
+from samplat.pixels import read_valid, to_rgb
+from samplat.scale import masks_at_scales, views
+from samplat.stages import Stages, called_tile, in_stripes
+from samplat.tiles import Tile
+from samplat.workbench import Bench, shared_bench
+
+
+def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileRecord, ...]:
+    """Find the objects of all tiles; returns their records.
+
+    Raises:
+        JobError: every tile failed.
+    """
+    store, count = planned.store, len(planned.grid)
+    missing = [index for index in range(count) if not store.is_finished(index)]
+    task = TriedTask(work=TileWork(plan=planned, tools=tools))
+    stages.attempt("tiles", task, in_stripes(planned, missing), count, called_tile)
+    records = tuple(map(store.tiles.known, range(count)))
+    failed = [r for r in records if r.outcome == "quarantined"]
+    if failed and not any(r.outcome == "done" for r in records):
+        raise JobError(f"every tile failed, the first with: {failed[0].error}")
+    return records
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileWork:
+    """Segments one tile and enters it in the ledger."""
+
+    plan: Plan
+    tools: Tools
+
+    def bench(self) -> Bench:
+        """The image and the segmenter."""
+        return shared_bench(self.plan, self.tools)
+
+    def read(self, bench: Bench, index: int) -> TilePixels | None:
+        """The tile's pixels."""
+        return read_tile(bench, self.plan.grid[index])
+
+    def find(self, bench: Bench, index: int, seen: TilePixels | None) -> TileObjects | None:
+        """Its objects."""
+        return find_objects(bench, self.plan.grid[index], seen)
+
+    def write(self, index: int, found: Attempt[TileObjects | None]) -> TileRecord:
+        """Its record, after its objects."""
+        return enter_objects(self.plan.store, index, found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilePixels:
+    """What the segmenter sees of a tile and its halo."""
+
+    pixels: NDArray[np.uint8]
+    """(H, W, 3)."""
+    valid: NDArray[np.bool_]
+    """(1, H, W)."""
+
+
+def read_tile(bench: Bench, tile: Tile) -> TilePixels | None:
+    """A tile's pixels, stretched; None where none to write is valid."""
+    planned = bench.plan
+    raw, valid = read_valid(bench.source, tile.read.shifted(planned.window.start))
+    cell = planned.grid.cell(tile.index).intersection(tile.read)
+    if not valid[cell.relative_to(tile.read).slices].any():
+        return None
+    return TilePixels(pixels=to_rgb(planned.stretch(raw, valid))[0], valid=valid)
+
+
+def find_objects(bench: Bench, tile: Tile, seen: TilePixels | None) -> TileObjects | None:
+    """The objects of a tile that was read; None where it has no valid pixel to write."""
+    if seen is None:
+        return None
+    job, grid, valid = bench.plan.job, bench.plan.grid, seen.valid
+    segmenter = cast("Segmenter", bench.segmenter)  # `plan` refuses another one
+    looked_at = list(views(grid, tile, job.scales))
+    masks = masks_at_scales(segmenter, seen.pixels, valid[0], looked_at)
+    return tile_objects(
+        masks,
+        tile=tile,
+        valid=valid,
+        bounds=grid.bounds,
+        overlaps=job.overlaps,
+        nested=job.nested,
+    )
