@@ -257,6 +257,8 @@ class RasterSource:
             return finite
         empty = finite.copy()
         for band, value in enumerate(self._bands.nodata):
+            if not empty.any():
+                return finite
             # integers are compared as such: as floats they would all be converted
             whole = int(value) if not real and value == int(value or 0) else value
             empty &= pixels[..., band] == whole
