@@ -140,7 +140,8 @@ class Memory:
     def get(self, number: int, settings: Settings) -> Remembered | None:
         """An object of an earlier run; None where there is none, or it cannot be read."""
         try:
-            with np.load(self._file(number), allow_pickle=False) as stored:
+            # numpy would leave a file open that is no zip
+            with self._file(number).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return _remembered({name: stored[name] for name in stored.files}, settings)
         except UNREADABLE:
             return None

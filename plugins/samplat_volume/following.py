@@ -299,9 +299,7 @@ class _Run:
             taken=self._labels > 0,
         )
         if not seen.mask.any():
-            raise InputError(
-                "its three planes agree on no voxel; leave out --triplanar"
-            )
+            raise InputError("its three planes agree on no voxel; leave out --triplanar")
         opinions = [
             PlaneOpinion(axis=p.axis, confidences=p.confidences, dice=p.dice) for p in seen.planes
         ]
