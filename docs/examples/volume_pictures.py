@@ -83,7 +83,7 @@ def main() -> None:
         rows = [draw(sitk.ReadImage(str(scan)), mask, picture) for mask in found]
         path = arguments.output / picture.name
         drawn = put_together(rows, down=True)
-        drawn.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        drawn.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
         print(f"{path}: {drawn.width} x {drawn.height}, {path.stat().st_size} bytes")
 
 
@@ -139,7 +139,8 @@ def panel(
 def surface(mask: np.ndarray, spacing: tuple[float, ...], height: int) -> Image.Image:
     """The object's surface, drawn from the farthest triangle to the nearest."""
     vertices, faces, normals = smooth_surface(mask, spacing)
-    view = turned(vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2)
+    view = turned(vertices)
+    view -= (view.min(axis=0) + view.max(axis=0)) / 2
     scale = 2 * 0.94 * height / np.ptp(view[:, :2], axis=0).max()
     corners = view[faces][:, :, :2] * scale + height
     light = np.clip(turned(normals)[faces].mean(axis=1) @ LIGHT, 0, 1)
