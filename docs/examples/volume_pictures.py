@@ -83,7 +83,7 @@ def main() -> None:
         rows = [draw(sitk.ReadImage(str(scan)), mask, picture) for mask in found]
         path = arguments.output / picture.name
         drawn = put_together(rows, down=True)
-        drawn.quantize(96, dither=Image.Dither.NONE).save(path, optimize=True)
+        drawn.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
         print(f"{path}: {drawn.width} x {drawn.height}, {path.stat().st_size} bytes")
 
 
