@@ -83,8 +83,17 @@ def main() -> None:
         rows = [draw(sitk.ReadImage(str(scan)), mask, picture) for mask in found]
         path = arguments.output / picture.name
         drawn = put_together(rows, down=True)
-        drawn.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+        drawn.quantize(palette=palette(), dither=Image.Dither.NONE).save(path, optimize=True)
         print(f"{path}: {drawn.width} x {drawn.height}, {path.stat().st_size} bytes")
+
+
+def palette() -> Image.Image:
+    """Greys of slices, and shades of the object: no others are there, and the file stays small."""
+    greys = [(v, v, v) for v in np.linspace(0, 255, 40).astype(int)]
+    shades = [tuple(int(c * v) for c in COLOUR) for v in np.linspace(0.2, 1, 24)]
+    made = Image.new("P", (1, 1))
+    made.putpalette([int(c) for colour in (*greys, *shades) for c in colour])
+    return made
 
 
 def propagated(scan: Path, labels: Path, prompt: tuple[str, ...]) -> sitk.Image:
