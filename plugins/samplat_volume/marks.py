@@ -26,6 +26,8 @@ from samplat_volume.space import Frame, boxes_inside, points_inside
 
 MOST_OBJECTS = 2**32 - 2
 """The largest number that an object may have."""
+NEAR = 1e-6
+"""Voxels by which millimetres may miss a slice's centre: they are rounded."""
 Box = tuple[float, float, float, float]
 ByObject = Mapping[int, Mapping[int, SlicePrompt]]
 """Prompts by the number of the object and by slice, both ascending."""
@@ -134,8 +136,10 @@ def _slice_number(plane: Plane, k: float, told: str) -> int:
 
 def _slices_of(low: float, high: float, count: int) -> tuple[int, int, int]:
     """The slice in the middle of an extent, and the first and last whose centres lie in it."""
-    middle = int(np.clip(np.floor((low + high) / 2 + 0.5), 0, count - 1))
-    return middle, min(int(np.ceil(low)), middle), max(int(np.floor(high)), middle)
+    first, last = int(np.ceil(low - NEAR)), int(np.floor(high + NEAR))
+    if first > last:  # between two slices: the nearer one
+        first = last = int(np.clip(np.floor((low + high) / 2 + 0.5), 0, count - 1))
+    return (first + last) // 2, first, last
 
 
 def _ends(plane: Plane, mark: Mark, slices: Sequence[int]) -> list[Mark]:

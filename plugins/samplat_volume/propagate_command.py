@@ -175,14 +175,14 @@ def _run(asked: Asked, *, overwrite: bool, log_json: bool) -> None:
 
     began, progress = time.monotonic(), choose_progress(sys.stderr, log_json=log_json)
     told = follow(asked, progress=progress, overwrite=overwrite)
+    if told.failed and not told.objects:
+        raise JobError("; ".join(told.failed.values()))
     seconds = round(time.monotonic() - began, 2)
     typer.echo(
         json.dumps({"event": "summary", **_facts(told, asked), "seconds": seconds})
         if log_json
-        else _summary(told, asked, seconds)
+        else _summary(told, seconds)
     )
-    if told.failed and not told.objects:
-        raise JobError("; ".join(told.failed.values()))
     if told.failed:
         raise typer.Exit(3)
 
@@ -211,7 +211,7 @@ def _facts(told: Told, asked: Asked) -> dict[str, Any]:
     }
 
 
-def _summary(told: Told, asked: Asked, seconds: float) -> str:
+def _summary(told: Told, seconds: float) -> str:
     count = len(told.objects)
     lines = [f"{count} object{'' if count == 1 else 's'} across {told.plane}, {seconds:.1f} s"]
     for one in told.objects:

@@ -428,8 +428,8 @@ def test_one_object_that_is_not_found_is_named_and_the_others_are_written(
     assert "failed: object 7: the prompt on slice 3 finds nothing" in out
     assert np.unique(read("a.nii.gz")).tolist() == [0, 1, 2]
     Path("p.csv").write_text("object,slice,x,y\n7,3,50,2\n")
-    code, _, err = samplat(*command[:-1], "b.nii.gz")
-    assert code == 1
+    code, out, err = samplat(*command[:-1], "b.nii.gz")
+    assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("error: object 7: the prompt on slice 3 finds nothing")
     assert not Path("b.nii.gz").exists()
 
