@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,22 +169,26 @@ def check_source(writer: Exporter, source: SourceSpec) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scene:
+class Scene:
     """A volume with all that is needed to ask a model about it."""
 
     source: VolumeSource
+    """Opened."""
     plane: Plane
+    """Its slices."""
     stretch: Stretch
+    """What its values look like."""
     prompts: ByObject
+    """What is to be followed."""
 
 
-def _scene(asked: Asked, source: VolumeSource) -> _Scene:
+def _scene(asked: Asked, source: VolumeSource) -> Scene:
     """Refuses prompts that cannot be."""
     plane = plane_of(source.geometry, asked.plane or thickest(source))
     prompts = gathered(_marks(asked, plane), plane)
     stretch = _stretch(asked, source)
     check_shown(prompts, plane, source, stretch)
-    return _Scene(source=source, plane=plane, stretch=stretch, prompts=prompts)
+    return Scene(source=source, plane=plane, stretch=stretch, prompts=prompts)
 
 
 def thickest(source: VolumeSource) -> str:
@@ -219,7 +224,7 @@ def _loaded(name: str) -> Model:
     return load_model(name, models=registry().models())
 
 
-def model_planes(scene: Any, model: Model) -> Planes:
+def model_planes(scene: Scene, model: Model) -> Planes:
     """The volume, as the model is asked about it."""
     return SourcePlanes(scene.source, scene.source.geometry, scene.stretch, model)
 
@@ -227,7 +232,7 @@ def model_planes(scene: Any, model: Model) -> Planes:
 class _Run:
     """Objects one after the other; what is finished belongs to nobody else."""
 
-    def __init__(self, *, asked: Asked, scene: _Scene, model: Model, overwrite: bool) -> None:
+    def __init__(self, *, asked: Asked, scene: Scene, model: Model, overwrite: bool) -> None:
         self._asked, self._scene, self._model = asked, scene, model
         self._planes = model_planes(scene, model)
         geometry, plane = scene.source.geometry, scene.plane
@@ -358,6 +363,4 @@ class _Run:
 
 def json_values(settings: Settings) -> Any:
     """Settings as JSON has them after a round trip."""
-    import json
-
     return json.loads(json.dumps(asdict(settings)))
