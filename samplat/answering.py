@@ -28,7 +28,7 @@ from samplat.prompt_report import AnswerIndex, prompt_report
 from samplat.prompt_units import PromptUnit
 from samplat.stages import Stages
 from samplat.store import JobStore
-from samplat.workbench import Bench, shared_bench
+from samplat.workbench import Bench, BenchWork
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,15 +57,8 @@ def answer_prompts(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerWork:
+class AnswerWork(BenchWork):
     """Answers the prompts of one window and enters them in the ledger."""
-
-    plan: Plan
-    tools: Tools
-
-    def bench(self) -> Bench:
-        """The image and the segmenter."""
-        return shared_bench(self.plan, self.tools)
 
     def read(self, bench: Bench, index: int) -> View:
         """What is seen through the window."""

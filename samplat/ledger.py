@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from samplat import files
 from samplat.errors import JobError
+from samplat.vouched import Numbered
 
 Outcome = Literal["done", "skipped", "quarantined"]
 
@@ -39,21 +39,16 @@ class TileRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
-    """One record for each index, sealed."""
-
-    folder: Path
-    """Where they are, in a job directory."""
-    what: str
-    """What a person calls the thing recorded, before its index."""
+class Ledger(Numbered):
+    """One record for each index, sealed; called like the thing recorded."""
 
     def enter(self, record: TileRecord) -> None:
         """Write a record, which says that what it vouches for is there."""
-        files.write_sealed(self._path(record.index), asdict(record))
+        files.write_sealed(self.file(record.index), asdict(record))
 
     def read(self, index: int) -> TileRecord | None:
         """A record; None where there is none, or it is damaged."""
-        entry = files.read_sealed(self._path(index))
+        entry = files.read_sealed(self.file(index))
         return None if entry is None else TileRecord(**entry)
 
     def finished(self, index: int, inputs: str | None = None) -> TileRecord | None:
@@ -72,10 +67,7 @@ class Ledger:
         record = self.read(index)
         if record is None:
             raise JobError(
-                f"{self.what} {index} is not in the ledger of {self.folder.parent}, although it "
+                f"{self.called(index)} is not in the ledger of {self.folder.parent}, although it "
                 "was computed; is the directory shared with the workers?"
             )
         return record
-
-    def _path(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.json"

@@ -20,7 +20,7 @@ from samplat.scale import masks_at_scales, views
 from samplat.stacking import stacked_objects
 from samplat.stages import Stages, called_tile, in_stripes
 from samplat.tiles import Tile
-from samplat.workbench import Bench, shared_bench
+from samplat.workbench import Bench, BenchWork
 
 
 def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileRecord, ...]:
@@ -41,15 +41,8 @@ def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileReco
 
 
 @dataclass(frozen=True, kw_only=True)
-class TileWork:
+class TileWork(BenchWork):
     """Segments one tile and enters it in the ledger."""
-
-    plan: Plan
-    tools: Tools
-
-    def bench(self) -> Bench:
-        """The image and the segmenter."""
-        return shared_bench(self.plan, self.tools)
 
     def read(self, bench: Bench, index: int) -> TilePixels | None:
         """The tile's pixels."""

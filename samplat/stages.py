@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from samplat.attempts import ATTEMPTS
 from samplat.errors import JobError
@@ -66,7 +66,7 @@ class Stages:
     def make(
         self,
         name: str,
-        task: Callable[[int], object],
+        task: Callable[[int], str | None],
         indices: Sequence[int],
         digest: Callable[[int], str | None],
         path: Path,
@@ -75,7 +75,7 @@ class Stages:
 
         Args:
             name: of the stage, and of what it makes.
-            task: makes it.
+            task: makes it, and returns its digest.
             indices: for which, in the order in which it is made.
             digest: of what was made of an index from the inputs of now; None where it is missing.
             path: the job directory.
@@ -83,14 +83,24 @@ class Stages:
         Raises:
             JobError: what was made is not there.
         """
-        missing = [index for index in indices if digest(index) is None]
-        for _ in self.run(name, task, missing, len(indices)):
-            pass
         digests = {index: digest(index) for index in indices}
+        missing = [index for index, found in digests.items() if found is None]
+        digests |= dict(self.run(name, Numbered(task=task), missing, len(digests)))
         found = {index: each for index, each in digests.items() if each is not None}
         if len(found) < len(digests):
             raise JobError(f"the {name} of {path} changed while they were read; run again")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered(Generic[T]):
+    """A task of which results come with their index: executors give them in any order."""
+
+    task: Callable[[int], T]
+
+    def __call__(self, index: int) -> tuple[int, T]:
+        """The index, and what the task makes of it."""
+        return index, self.task(index)
 
 
 def called_tile(index: int) -> str:

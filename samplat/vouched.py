@@ -27,25 +27,40 @@ REMEDY = "run the job's command again, it mends what is damaged"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tables:
-    """One Parquet file for each index, vouched for by a digest that is kept elsewhere."""
+class Numbered:
+    """Files of one kind, one for each index."""
 
     folder: Path
     """Where they are."""
     what: str
-    """What they are called, before the index."""
-    suffix: str = ".parquet"
+    """What a person calls them, before the index."""
+    suffix: str = ".json"
     """Of their names, after six digits."""
+
+    def file(self, index: int) -> Path:
+        """Where one is, or would be."""
+        return self.folder / f"{index:06d}{self.suffix}"
+
+    def called(self, index: int) -> str:
+        """What a person calls one."""
+        return f"{self.what} {index}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables(Numbered):
+    """One Parquet file for each index, vouched for by a digest that is kept elsewhere."""
+
+    suffix: str = ".parquet"
 
     def write(self, index: int, table: pa.Table) -> str:
         """Write one; returns its SHA-256."""
         data = _table_bytes(table)
-        files.write_atomic(self._path(index), data)
+        files.write_atomic(self.file(index), data)
         return files.sha256(data)
 
     def match(self, index: int, digest: str | None) -> bool:
         """Whether one is as a digest says; without a digest there need be none."""
-        return digest is None or files.digest(self._path(index)) == digest
+        return digest is None or files.digest(self.file(index)) == digest
 
     def read(
         self, index: int, digest: str | None, columns: Sequence[str] | None = None
@@ -55,31 +70,21 @@ class Tables:
         Raises:
             JobError: the file is missing or does not match.
         """
-        data = checked_bytes(self._path(index), digest, f"{self.what} {index}")
+        data = checked_bytes(self.file(index), digest, self.called(index))
         return _table_from(data, columns)
-
-    def _path(self, index: int) -> Path:
-        return _numbered(self.folder, index, self.suffix)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Markers:
+class Markers(Numbered):
     """One sealed object for each index, which says from which inputs it was made."""
-
-    folder: Path
-    """Where they are."""
-    what: str
-    """What they are called, before the index."""
-    suffix: str = ".json"
-    """Of their names, after six digits."""
 
     def write(self, index: int, inputs: str, value: Mapping[str, Any]) -> str:
         """Write one, made from inputs with this digest; returns its own."""
-        return files.write_sealed(self._path(index), {"inputs": inputs, **value})
+        return files.write_sealed(self.file(index), {"inputs": inputs, **value})
 
     def find(self, index: int, inputs: str | None = None) -> dict[str, Any] | None:
         """One of them; None when it is missing, damaged, or of other inputs than those given."""
-        return _made_from(files.read_sealed(self._path(index)), inputs)
+        return _made_from(files.read_sealed(self.file(index)), inputs)
 
     def digest(self, index: int, inputs: str) -> str | None:
         """Digest of one; None when it is missing, damaged, or of other inputs."""
@@ -92,11 +97,8 @@ class Markers:
         Raises:
             JobError: it is missing or does not match.
         """
-        path = self._path(index)
-        return _checked(files.read_sealed(path), digest, path, f"{self.what} {index}")
-
-    def _path(self, index: int) -> Path:
-        return _numbered(self.folder, index, self.suffix)
+        path = self.file(index)
+        return _checked(files.read_sealed(path), digest, path, self.called(index))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,10 +156,6 @@ class Bundle:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.arrow"
-
-
-def _numbered(folder: Path, index: int, suffix: str) -> Path:
-    return folder / f"{index:06d}{suffix}"
 
 
 def digest_of(value: Mapping[str, Any]) -> str:

@@ -101,6 +101,20 @@ def load_segmenter(job: SegmentJob, tools: Tools) -> AnySegmenter:
     return factory.create(job.model, **job.segmenter_options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchWork:
+    """What all work has in common that needs an image and a segmenter, see `attempts.Work`."""
+
+    plan: Plan
+    """The job."""
+    tools: Tools
+    """What its names stand for."""
+
+    def bench(self) -> Bench:
+        """The image and the segmenter."""
+        return shared_bench(self.plan, self.tools)
+
+
 def load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> AnySegmenter | None:
     """The segmenter of a new job, while its directory is untouched: what fails must not claim it.
 

@@ -46,7 +46,9 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
 
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
-    """The command `volume-segment`."""
+    """The commands `propagate` and `volume-segment`."""
+    from samplat_volume.propagate_command import propagate
     from samplat_volume.segment_command import volume_segment
 
+    app.command("propagate")(propagate)
     app.command("volume-segment")(volume_segment)

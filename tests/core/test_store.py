@@ -15,7 +15,7 @@ from samplat.errors import JobError
 from samplat.ledger import TileRecord
 from samplat.masks import mask_set
 from samplat.objects import TileObjects, tile_objects
-from samplat.shards import HOLE, decode_shard, encode_shard
+from samplat.shards import HOLE, decode_shard, encode_shard, labels_header
 from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
@@ -161,6 +161,49 @@ def test_any_tile_size_makes_a_valid_shard(side: int, dtype: Any) -> None:
     data = encode_shard(labels, labels.shape)
     assert np.array_equal(decode_shard(data, window, labels.shape, dtype), labels)
     assert data == encode_shard(labels.copy(), labels.shape)
+
+
+SHARDS = [
+    ((1, 1024, 1024), (1, 1024, 1024)),
+    ((1, 96, 1536), (1, 70, 1030)),
+    ((1, 96, 1536), (1, 96, 100)),
+    ((64, 1024, 512), (40, 600, 512)),
+    ((600, 40, 520), (600, 33, 260)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+@pytest.mark.parametrize(("shard", "shape"), SHARDS)
+def test_shards_are_those_that_zarr_writes(
+    shard: tuple[int, ...], shape: tuple[int, ...], dtype: Any
+) -> None:
+    import zarr
+    from zarr.core.buffer import cpu
+    from zarr.storage import MemoryStore
+
+    corner = np.random.default_rng(1).integers(0, 9, [-(-n // 16) for n in shape], dtype)
+    labels = corner.repeat(16, 0).repeat(16, 1).repeat(16, 2)[tuple(map(slice, shape))]
+    header = labels_header(TileGrid(shape=shape, tile_shape=shard, halo=(0, 0, 0)), dtype)
+    content: Any = {"zarr.json": cpu.Buffer.from_bytes(header)}
+    array = zarr.open_array(MemoryStore(content), mode="r+").with_config(
+        {"write_empty_chunks": True}
+    )
+    array[...] = labels
+    ours = encode_shard(labels, shard)
+    assert ours == content["c/0/0/0"].to_bytes()
+    assert np.array_equal(
+        decode_shard(ours, Window(start=(0, 0, 0), stop=shape), shard, dtype), labels
+    )
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (1, 64, 64), np.uint32)
+    data, window = encode_shard(labels, labels.shape), Window(start=(0, 0, 0), stop=labels.shape)
+    for bit in np.random.default_rng(1).integers(0, 8 * len(data), 300).tolist():
+        spoilt = bytearray(data)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(JobError, match="checksum"):
+            decode_shard(bytes(spoilt), window, labels.shape, np.uint32)
 
 
 def test_seams_round_trip_and_those_of_other_inputs_are_stale(store: JobStore) -> None:
