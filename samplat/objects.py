@@ -207,8 +207,9 @@ def partition(
         labels (y, x), 1..N or 0; (N,) indices of the masks that have a pixel; (N,) their pixels.
     """
     claimed = masks.to_labels(overlaps)
-    claimed[~valid] = 0
-    areas = np.bincount(claimed.ravel(), minlength=len(masks) + 1)[1:]
+    if not valid.all():
+        claimed *= valid
+    areas, _ = measured(claimed[None], len(masks), Window(start=(0, 0, 0), stop=(1, *masks.size)))
     kept = np.flatnonzero(areas > 0)
     if len(kept) == len(masks):
         return claimed, kept, areas

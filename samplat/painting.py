@@ -79,8 +79,8 @@ def painting_of(planned: Plan, record: TileRecord) -> Painting:
 
 
 def _claims(planned: Plan, index: int) -> Claims:
-    digest = seams_digest(planned, index)
-    return NO_CLAIMS if digest is None else planned.store.read_seams(index, digest)[1]
+    # the stage before left the seams of what the ledger holds now; with prompts there are none
+    return NO_CLAIMS if planned.prompts is not None else planned.store.read_seams(index, None)[1]
 
 
 def survey_inputs(record: TileRecord, seams: str | None) -> str:

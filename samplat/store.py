@@ -195,8 +195,8 @@ class JobStore(JobDirectory):
         """Digest of a tile's seams; None when they are missing, damaged, or of other inputs."""
         return self._seams.digest(index, inputs)
 
-    def read_seams(self, index: int, digest: str) -> tuple[NDArray[np.uint64], Claims]:
-        """Links and claims of a tile.
+    def read_seams(self, index: int, digest: str | None) -> tuple[NDArray[np.uint64], Claims]:
+        """Links and claims of a tile; without a digest those that are there.
 
         Raises:
             JobError: they are missing or do not match the digest.
