@@ -44,9 +44,9 @@ def measure() -> Callable[..., None]:
 
 
 @functools.cache
-def pair_runs() -> Callable[..., int]:
-    """See `_pair_runs`."""
-    return as_machine_code(_pair_runs)
+def pair_table() -> Callable[..., Any]:
+    """See `_pair_table`."""
+    return as_machine_code(_pair_table)
 
 
 def _paint_runs(
@@ -212,26 +212,25 @@ def _measure(labels: Any, areas: Any, boxes: Any) -> None:
                 begin = end
 
 
-def _pair_runs(
-    first: Any, second: Any, keys: Any, lengths: Any, sizes: Any, other_sizes: Any
-) -> int:
-    """Runs along the rows of pixels that bear one label in one image and one in another.
+def _pair_table(first: Any, second: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Pixels that bear one label in one image and one in another, of each pair that meets.
 
     Args:
-        first: (H, W) labels.
+        first: (H, W) labels, at least one pixel.
         second: (H, W) labels.
-        keys: (R,) room for first << 32 | second of each run.
-        lengths: (R,) for its pixels.
-        sizes: by label of the first image, to be filled with its pixels.
-        other_sizes: of the second image.
 
     Returns:
-        how many there are; where that is more than there is room for, the others are not kept.
+        by pair in order, of labels above 0: both labels, their shared pixels, and all pixels of
+        each.
     """
-    found, room, (height, width) = 0, len(keys), first.shape
-    sizes[:], other_sizes[:] = 0, 0
+    height, width = first.shape
+    sizes, other_sizes = np.zeros(first.max() + 1, np.int64), np.zeros(second.max() + 1, np.int64)
+    keys, lengths, found = np.empty(1024, np.int64), np.empty(1024, np.int64), 0
     for y in range(height):
         begin = 0
+        if found + width > len(keys):
+            more = np.empty(max(len(keys), width), np.int64)
+            keys, lengths = np.concatenate((keys, more)), np.concatenate((lengths, more))
         while begin < width:
             a, b, end = first[y, begin], second[y, begin], begin + 1
             while end < width and first[y, end] == a and second[y, end] == b:
@@ -239,12 +238,19 @@ def _pair_runs(
             sizes[a] += end - begin
             other_sizes[b] += end - begin
             if a and b:
-                if found < room:
-                    keys[found] = (np.int64(a) << 32) | np.int64(b)
-                    lengths[found] = end - begin
+                keys[found] = (np.int64(a) << 32) | np.int64(b)
+                lengths[found] = end - begin
                 found += 1
             begin = end
-    return found
+    order = np.argsort(keys[:found])
+    shared, pairs, count = np.empty(found, np.int64), np.empty(found, np.int64), 0
+    for k in range(found):
+        if k == 0 or keys[order[k]] != pairs[count - 1]:
+            shared[count], pairs[count] = 0, keys[order[k]]
+            count += 1
+        shared[count - 1] += lengths[order[k]]
+    names, others = pairs[:count] >> 32, pairs[:count] & 0xFFFFFFFF
+    return names, others, shared[:count], sizes[names], other_sizes[others]
 
 
 def filled(find: Callable[..., int], kinds: int, room: int) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from samplat.objects import TileObjects
 from samplat.seams import match_strip
 from samplat.stages import STRIPE, Stages, in_stripes
 from samplat.store import JobStore
-from samplat.tiles import Tile
+from samplat.tiles import Tile, TileGrid
 
 OBJECTS_KEPT = 3 * (STRIPE + 2)
 """Tiles whose objects are kept, without pixels, since their neighbours ask for them too."""
@@ -32,14 +32,21 @@ def match_seams(planned: Plan, records: Sequence[TileRecord], stages: Stages) ->
         return planned.store.seams_digest(index, inputs)
 
     tiles = range(len(planned.grid))
-    task, order = SeamTask(plan=planned), in_stripes(planned, tiles)
+    known = {str(r.index): [r.outcome, r.objects_sha256] for r in records}
+    ledger = sha256(canonical(known))
+    task, order = SeamTask(plan=planned, ledger=ledger), in_stripes(planned, tiles)
     found = stages.make("seams", task, order, digest, planned.store.path)
     return tuple(found[index] for index in tiles)
 
 
-def around(planned: Plan, index: int) -> Iterator[Tile]:
+def around(planned: Plan, index: int) -> tuple[Tile, ...]:
     """A tile and those whose read windows overlap its own, in order."""
-    return planned.grid.overlapping(planned.grid[index].read)
+    return _around(planned.grid, index)
+
+
+@functools.lru_cache(maxsize=1024)
+def _around(grid: TileGrid, index: int) -> tuple[Tile, ...]:
+    return tuple(grid.overlapping(grid[index].read))
 
 
 def seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
@@ -62,16 +69,24 @@ def objects_of(store: JobStore, tile: Tile, record: TileRecord) -> TileObjects:
     return store.read_objects(tile, record)
 
 
+@functools.lru_cache(maxsize=1024)
+def _record(store: JobStore, index: int, ledger: str) -> TileRecord:
+    return store.tiles.known(index)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeamTask:
     """Finds what the objects of one tile have to do with those of its neighbours."""
 
     plan: Plan
+    ledger: str
+    """Digest of all records: those of neighbours are kept as long as it is the same."""
 
     def __call__(self, index: int) -> str:
         """Digest of the links and claims."""
         store, tile = self.plan.store, self.plan.grid[index]
-        beside = {t.index: store.tiles.known(t.index) for t in around(self.plan, index)}
+        numbers = [t.index for t in around(self.plan, index)]
+        beside = {number: _record(store, number, self.ledger) for number in numbers}
         inputs = seam_inputs(self.plan, index, beside.__getitem__)
         found = []
         if beside[index].outcome == "done":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
-from samplat.label_loops import filled, pair_runs
+from samplat.label_loops import pair_table
 from samplat.objects import TileObjects, folded
 
 
@@ -59,22 +59,14 @@ class Contingency:
 
 def contingency(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> Contingency:
     """Every pair of labels that meets in two label images (y, x) of one shape; 0 is background."""
-    sizes, other_sizes = (np.empty(int(i.max(initial=0)) + 1, np.int64) for i in (first, second))
-
-    def find(keys: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
-        return pair_runs()(first, second, keys, lengths, sizes, other_sizes)
-
-    keys, lengths = filled(find, 2, 1024 + first.size // 16)
-    order = np.argsort(keys, kind="stable")
-    keys, lengths = keys[order], lengths[order]
-    starts = np.flatnonzero(np.diff(keys, prepend=-1))
-    i, j = keys[starts] >> 32, keys[starts] & 0xFFFFFFFF
+    if not first.size:
+        nothing = np.zeros(0, np.int64)
+        return Contingency(
+            first=nothing, second=nothing, shared=nothing, first_size=nothing, second_size=nothing
+        )
+    i, j, shared, first_size, second_size = pair_table()(first, second)
     return Contingency(
-        first=i,
-        second=j,
-        shared=np.add.reduceat(lengths, starts) if len(starts) else lengths,
-        first_size=sizes[i],
-        second_size=other_sizes[j],
+        first=i, second=j, shared=shared, first_size=first_size, second_size=second_size
     )
 
 

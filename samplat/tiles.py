@@ -209,11 +209,10 @@ class TileGrid:
     def __getitem__(self, index: int) -> Tile:
         if not 0 <= index < len(self):
             raise IndexError(f"tile {index} of a grid of {len(self)} tiles")
-        return self._tile(index, self.position(index))
+        return _tile(self, index)
 
-    def _tile(self, index: int, position: tuple[int, ...]) -> Tile:
-        # by hand: merging asks for it some fifty times a tile
-        bounds = self.bounds
+    def _tile(self, index: int) -> Tile:
+        bounds, position = self.bounds, self.position(index)
         write: tuple[list[int], list[int]] = ([], [])
         read: tuple[list[int], list[int]] = ([], [])
         for axis, size in enumerate(self.tile_shape):
@@ -262,10 +261,16 @@ class TileGrid:
             )
         ]
         for position in itertools.product(*spans):
-            tile = self._tile(self.index(position), position)
+            tile = _tile(self, self.index(position))
             if tile.read.meets(window):
                 yield tile
 
     def neighbours(self, tile: Tile) -> Iterator[Tile]:
         """Tiles of higher index whose read window overlaps this tile's: each pair comes once."""
         return (t for t in self.overlapping(tile.read) if t.index > tile.index)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile(grid: TileGrid, index: int) -> Tile:
+    # kept, because merging asks for each tile some fifty times
+    return grid._tile(index)

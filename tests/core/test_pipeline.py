@@ -559,7 +559,7 @@ def test_jobs_and_tasks_pickle(job_dir: Path) -> None:
     planned = plan(oracle_job(job_dir), tools)
     assert pickle.loads(pickle.dumps(planned)) == planned  # noqa: S301 our own
     work = TileWork(plan=planned, tools=tools)
-    for given in (work, SeamTask(plan=planned), PaintTask(plan=planned, final="final")):
+    for given in (work, SeamTask(plan=planned, ledger=""), PaintTask(plan=planned, final="final")):
         task = pickle.loads(pickle.dumps(TriedTask(work=given)))  # noqa: S301 our own
         assert task.work.plan == planned
 
