@@ -65,8 +65,12 @@ class Neighbour:
 
     objects: TileObjects
     """Its objects."""
+    labels: NDArray[np.uint32]
+    """(z, y, x) its labels where both tiles see."""
+    own: NDArray[np.uint32]
+    """(z, y, x) the tile's own labels there."""
     matched: NDArray[np.int64]
-    """(E, 2) local ranks, the tile's and the neighbour's, of objects that are one."""
+    """Local ranks of its objects that are one with some of the tile."""
 
 
 def find_claims(mine: TileObjects, neighbours: Sequence[Neighbour]) -> Claims:
@@ -111,10 +115,12 @@ class _Reach:
         unknown = np.zeros(len(theirs), bool)
         unknown[theirs.meeting(part)] = True
         unknown &= theirs.owned_areas > 0
-        unknown[beside.matched[:, 1]] = False
+        unknown[beside.matched] = False
         if not part.size or not unknown.any():
             return None
-        labels, free = theirs.labels(part), mine.labels(part) == 0
+        strip = tile.read.intersection(theirs.tile.read)
+        place = part.relative_to(strip).slices
+        labels, free = beside.labels[place], beside.own[place] == 0
         size = len(theirs) + 1
         reach = np.bincount(labels.ravel(), minlength=size)[1:]
         open_ground = np.bincount(labels[free], minlength=size)[1:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,13 @@ from samplat.files import canonical, sha256
 from samplat.job import Plan
 from samplat.ledger import TileRecord
 from samplat.objects import TileObjects
-from samplat.seams import SeamRules, match_strip
+from samplat.seams import match_strip
 from samplat.stages import STRIPE, Stages, in_stripes
 from samplat.store import JobStore
 from samplat.tiles import Tile, TileGrid
 
 OBJECTS_KEPT = 3 * (STRIPE + 2)
 """Tiles whose objects are kept, without pixels, since their neighbours ask for them too."""
-KEPT = 1024
-"""Small things that are kept for the same reason."""
 
 
 def match_seams(planned: Plan, records: Sequence[TileRecord], stages: Stages) -> tuple[str, ...]:
@@ -45,7 +44,7 @@ def around(planned: Plan, index: int) -> tuple[Tile, ...]:
     return _around(planned.grid, index)
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=1024)
 def _around(grid: TileGrid, index: int) -> tuple[Tile, ...]:
     return tuple(grid.overlapping(grid[index].read))
 
@@ -70,17 +69,7 @@ def objects_of(store: JobStore, tile: Tile, record: TileRecord) -> TileObjects:
     return store.read_objects(tile, record)
 
 
-@functools.lru_cache(maxsize=KEPT)
-def _pairs(
-    store: JobStore, grid: TileGrid, first: TileRecord, second: TileRecord, rules: SeamRules
-) -> NDArray[np.int64]:
-    """Which objects of two tiles are one; kept, because both ask."""
-    one, other = (objects_of(store, grid[record.index], record) for record in (first, second))
-    strip = one.tile.read.intersection(other.tile.read)
-    return match_strip(one, other, one.labels(strip), other.labels(strip), rules)
-
-
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=1024)
 def _record(store: JobStore, index: int, ledger: str) -> TileRecord:
     return store.tiles.known(index)
 
@@ -99,29 +88,27 @@ class SeamTask:
         numbers = [t.index for t in around(self.plan, index)]
         beside = {number: _record(store, number, self.ledger) for number in numbers}
         inputs = seam_inputs(self.plan, index, beside.__getitem__)
-        mine, links, claims = beside.pop(index), [np.zeros((0, 2), np.uint64)], NO_CLAIMS
-        others = [record for record in beside.values() if record.outcome == "done"]
-        if mine.outcome == "done" and others:
-            objects, met = objects_of(store, tile, mine), [self._meet(mine, r) for r in others]
-            higher = (each for each in met if each.objects.tile.index > index)
-            links += [self._links(objects, each) for each in higher]
-            claims = find_claims(objects, met)
-        return store.write_seams(index, np.concatenate(links), claims, inputs)
+        found = []
+        if beside[index].outcome == "done":
+            mine = objects_of(store, tile, beside.pop(index))
+            done = [r for r in beside.values() if r.outcome == "done"]
+            whole = mine.labels() if done else None
+            others = (objects_of(store, self.plan.grid[r.index], r) for r in done)
+            found = [self._meet(mine, whole, theirs) for theirs in others]
+        links = [n.links for n in found if n.neighbour.objects.tile.index > index]
+        claims = find_claims(mine, [n.neighbour for n in found]) if found else NO_CLAIMS
+        joined = np.concatenate([np.zeros((0, 2), np.uint64), *links])
+        return store.write_seams(index, joined, claims, inputs)
 
-    def _meet(self, mine: TileRecord, other: TileRecord) -> Neighbour:
-        store, grid = self.plan.store, self.plan.grid
-        first, second = sorted((mine, other), key=lambda record: record.index)
-        pairs = _pairs(store, grid, first, second, self.plan.job.seams)
-        theirs = objects_of(store, grid[other.index], other)
-        ours = pairs if mine is first else pairs[:, ::-1]
-        return Neighbour(objects=theirs, matched=ours)
-
-    def _links(self, mine: TileObjects, beside: Neighbour) -> NDArray[np.uint64]:
-        """(E, 2) provisional ids of objects that are one, the tile's and the neighbour's."""
-        pairs, theirs = beside.matched, beside.objects
-        if self.plan.job.stacking is not None:
-            pairs = _painting(mine, theirs, pairs)
-        return np.stack([mine.ids[pairs[:, 0]], theirs.ids[pairs[:, 1]]], axis=1)
+    def _meet(self, mine: TileObjects, whole: Any, theirs: TileObjects) -> Meeting:
+        strip = mine.tile.read.intersection(theirs.tile.read)
+        own = np.ascontiguousarray(whole[strip.relative_to(mine.tile.read).slices])
+        labels = theirs.labels(strip)
+        pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
+        linked = pairs if self.plan.job.stacking is None else _painting(mine, theirs, pairs)
+        links = np.stack([mine.ids[linked[:, 0]], theirs.ids[linked[:, 1]]], axis=1)
+        beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])
+        return Meeting(neighbour=beside, links=links)
 
 
 def _painting(
@@ -134,3 +121,12 @@ def _painting(
     """
     paints = (mine.owned_areas[pairs[:, 0]] > 0) & (theirs.owned_areas[pairs[:, 1]] > 0)
     return pairs[paints]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """A tile's neighbour, and which of their objects are one."""
+
+    neighbour: Neighbour
+    links: NDArray[np.uint64]
+    """(E, 2) provisional ids, the tile's and the neighbour's."""

@@ -118,16 +118,20 @@ def test_lost_seams_are_found_again(tmp_path: Path) -> None:
         assert fingerprint(forgetful(tmp_path / "a", labels)) == straight
 
 
-def beside(theirs: TileObjects, matched: list[int]) -> Neighbour:
-    """One of which objects are matched, with whichever of the tile's."""
-    pairs = np.stack([np.zeros(len(matched), np.int64), np.array(matched, np.int64)], axis=1)
-    return Neighbour(objects=theirs, matched=pairs)
+def beside(mine: TileObjects, theirs: TileObjects, matched: list[int]) -> Neighbour:
+    strip = mine.tile.read.intersection(theirs.tile.read)
+    return Neighbour(
+        objects=theirs,
+        labels=theirs.labels(strip),
+        own=mine.labels(strip),
+        matched=np.array(matched, np.int64),
+    )
 
 
 def claims(mine: NDArray[Any], theirs: NDArray[Any], *matched: int) -> Claims:
     """Of the right tile, on what the left one found; the border is at x = 20."""
     right = seen(1, mine)
-    return find_claims(right, [beside(seen(0, theirs), list(matched))])
+    return find_claims(right, [beside(right, seen(0, theirs), list(matched))])
 
 
 def test_what_the_neighbour_does_not_see_is_painted_on() -> None:
@@ -165,7 +169,7 @@ def test_of_two_claims_the_smaller_id_wins() -> None:
     lower[22:30, 16:24] = 1  # of tile 2, reaching to the right
     nothing = seen(3, np.zeros((40, 40), int), grid)
     one, two = (seen(i, n, grid) for i, n in ((1, upper), (2, lower)))
-    found = find_claims(nothing, [beside(one, []), beside(two, [])])
+    found = find_claims(nothing, [beside(nothing, one, []), beside(nothing, two, [])])
     assert found.ids.tolist() == [1 << 32, 2 << 32]
     assert found.areas.tolist() == [16, 24]
     assert found.labels(grid[3].write)[0, 2:4, :4].tolist() == [[1] * 4] * 2

@@ -360,7 +360,13 @@ def test_what_the_neighbour_does_not_see_is_painted_on() -> None:
     labels = np.zeros(grid.shape, np.int64)
     labels[1:3, 3:7, 10:20] = 1
     mine, theirs = tile_of(np.zeros_like(labels), grid, 1), tile_of(labels, grid, 0)
-    neighbour = Neighbour(objects=theirs, matched=np.zeros((0, 2), np.int64))
+    strip = mine.tile.read.intersection(theirs.tile.read)
+    neighbour = Neighbour(
+        objects=theirs,
+        labels=theirs.labels(strip),
+        own=mine.labels(strip),
+        matched=np.zeros(0, np.int64),
+    )
     claims = find_claims(mine, [neighbour])
     assert claims.areas.tolist() == [2 * 4 * 4]
     assert claims.boxes.tolist() == [[1, 3, 16, 3, 7, 20]]
