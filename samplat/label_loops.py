@@ -44,6 +44,12 @@ def measure() -> Callable[..., None]:
 
 
 @functools.cache
+def meeting_boxes() -> Callable[..., Any]:
+    """See `_meeting_boxes`."""
+    return as_machine_code(_meeting_boxes)
+
+
+@functools.cache
 def pair_table() -> Callable[..., Any]:
     """See `_pair_table`."""
     return as_machine_code(_pair_table)
@@ -251,6 +257,19 @@ def _pair_table(first: Any, second: Any) -> tuple[Any, Any, Any, Any, Any]:
         shared[count - 1] += lengths[order[k]]
     names, others = pairs[:count] >> 32, pairs[:count] & 0xFFFFFFFF
     return names, others, shared[:count], sizes[names], other_sizes[others]
+
+
+def _meeting_boxes(boxes: Any, start: Any, stop: Any) -> Any:
+    """Indices of boxes (N, 6) that share a pixel with a window."""
+    found, count = np.empty(len(boxes), np.int64), 0
+    for k in range(len(boxes)):
+        inside = True
+        for axis in range(3):
+            inside &= boxes[k, axis] < stop[axis] and boxes[k, axis + 3] > start[axis]
+        if inside:
+            found[count] = k
+            count += 1
+    return found[:count]
 
 
 def filled(find: Callable[..., int], kinds: int, room: int) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat.label_loops import Codes, joined, measure
+from samplat.label_loops import Codes, joined, measure, meeting_boxes
 from samplat.masks import MaskSet, Overlaps, decode_labels, encode_labels, encode_runs
 from samplat.tiles import Tile, Window
 
@@ -75,8 +75,8 @@ class TileObjects:
 
     def meeting(self, window: Window) -> NDArray[np.int64]:
         """Local ranks of the objects whose boxes meet a window."""
-        low, high = self.boxes[:, :3] < window.stop, self.boxes[:, 3:] > window.start
-        return np.flatnonzero((low & high).all(axis=1))
+        met: NDArray[np.int64] = meeting_boxes()(self.boxes, window.start, window.stop)
+        return met
 
 
 @dataclass(frozen=True, kw_only=True)
