@@ -28,6 +28,8 @@ def match_seams(planned: Plan, records: Sequence[TileRecord], stages: Stages) ->
     """Find what all tiles have to do with their neighbours; returns the digest of each one's."""
 
     def digest(index: int) -> str | None:
+        if not planned.store.has_seams(index):
+            return None
         inputs = seam_inputs(planned, index, records.__getitem__)
         return planned.store.seams_digest(index, inputs)
 
@@ -106,7 +108,8 @@ class SeamTask:
         labels = theirs.labels(strip)
         pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
         linked = pairs if self.plan.job.stacking is None else _painting(mine, theirs, pairs)
-        links = np.stack([mine.ids[linked[:, 0]], theirs.ids[linked[:, 1]]], axis=1)
+        links = np.empty(linked.shape, np.uint64)
+        links[:, 0], links[:, 1] = mine.ids[linked[:, 0]], theirs.ids[linked[:, 1]]
         beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])
         return Meeting(neighbour=beside, links=links)
 

@@ -89,7 +89,9 @@ def match_strip(
     table = contingency(folded(first_labels), folded(second_labels))
     i, j = table.first - 1, table.second - 1
     linked = _is_same(table, first.truncated[i] | second.truncated[j], rules)
-    return np.stack([i[linked], j[linked]], axis=1)
+    pairs = np.empty((int(linked.sum()), 2), np.int64)
+    pairs[:, 0], pairs[:, 1] = i[linked], j[linked]
+    return pairs
 
 
 def _is_same(

@@ -191,6 +191,10 @@ class JobStore(JobDirectory):
         """
         return self._seams.write(index, inputs, seams_value(links, claims))
 
+    def has_seams(self, index: int) -> bool:
+        """Whether there are any of a tile, damaged or not."""
+        return self._seams.file(index).exists()
+
     def seams_digest(self, index: int, inputs: str) -> str | None:
         """Digest of a tile's seams; None when they are missing, damaged, or of other inputs."""
         return self._seams.digest(index, inputs)

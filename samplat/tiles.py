@@ -34,7 +34,7 @@ class Window:
     @property
     def shape(self) -> tuple[int, ...]:
         """Extent along each axis, in pixels; 0 where the window is empty."""
-        return tuple(max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([max(0, b - a) for a, b in zip(self.start, self.stop, strict=True)])
 
     @property
     def size(self) -> int:
@@ -44,7 +44,7 @@ class Window:
     @property
     def slices(self) -> tuple[slice, ...]:
         """Index of this window in the array that it is a window of."""
-        return tuple(slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
+        return tuple([slice(a, b) for a, b in zip(self.start, self.stop, strict=True)])
 
     def intersection(self, other: Window) -> Window:
         """The common part; its `size` is 0 where the two do not meet."""
@@ -63,8 +63,8 @@ class Window:
     def relative_to(self, outer: Window) -> Window:
         """The same window in the frame in which `outer` starts at 0."""
         return Window(
-            start=tuple(a - o for a, o in zip(self.start, outer.start, strict=True)),
-            stop=tuple(b - o for b, o in zip(self.stop, outer.start, strict=True)),
+            start=tuple([a - o for a, o in zip(self.start, outer.start, strict=True)]),
+            stop=tuple([b - o for b, o in zip(self.stop, outer.start, strict=True)]),
         )
 
     def shifted(self, offset: tuple[int, ...]) -> Window:
