@@ -11,6 +11,7 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from benchmarks.rasters import Counted, Given, threshold
 from core import oracle
 from core.test_nested import BitsFactory
 from core.test_prompted import ConnectedFactory
@@ -73,6 +74,7 @@ def command_line(steps: Steps, *arguments: str) -> None:
     tools = plugins.collect(manager)
     tools.add("segmenters", "test", BitsFactory(name="bits"))
     tools.add("segmenters", "test", ConnectedFactory())
+    tools.add("segmenters", "test", Given(Counted(threshold), name="threshold"))
     plugins.registry = lambda: tools
     progress.choose_progress = lambda *stream, **options: steps
     cli.main(list(arguments))

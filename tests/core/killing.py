@@ -50,6 +50,12 @@ class Running:
         self.events.send(None)
         return stage
 
+    def peak(self) -> int:
+        """Bytes of memory that it had at most so far, if it has not ended."""
+        status = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (told,) = (line.split()[1] for line in status if line.startswith("VmHWM"))
+        return 1024 * int(told)
+
     def go_on_or_end(self) -> str | None:
         """The same, or None where it has ended."""
         try:

@@ -29,7 +29,7 @@ from core.test_prompted import ConnectedFactory, patches
 from core.test_resume import digest, moments
 from raster.crafted import UTM, painted, write
 from samplat.files import TEMPORARY
-from samplat.plugins import Registry
+from samplat.plugins import Registry, collect, load_plugins
 
 Cli = Callable[..., tuple[int, str, str]]
 Start = Callable[..., killing.Running]
@@ -136,8 +136,9 @@ def boxes_around(truth: Any) -> geopandas.GeoDataFrame:
 
 
 @pytest.fixture(scope="module")
-def tools(tools: Registry) -> Registry:
-    """With the segmenters of these commands, too."""
+def tools() -> Registry:
+    """The installed plugins, and the segmenters of these commands."""
+    tools = collect(load_plugins().manager)
     for factory in (OracleFactory(), BitsFactory(name="bits"), ConnectedFactory()):
         tools.add("segmenters", "test", factory)
     return tools
