@@ -449,15 +449,15 @@ def buildings_row(options: argparse.Namespace) -> Rows:
     if not all((data / name).is_dir() for name in SETS):
         print(f"buildings        skipped: {data} has no {' or no '.join(SETS)}; give --data DIR")
         return
-    rows: dict[str, Row] = {}
-    for found in buildings(data):
-        row = rows.setdefault(f"buildings_{found['set']}", {"buildings": found["buildings"]})
-        name = found["run"].replace(", other CRS", "_other_crs")
-        row[f"iou_{name}"] = found["mean_iou"]
-        if name.startswith("tiled"):
-            row[f"{name}_apart"] = found["apart_share"]
-            row[f"{name}_apart_most"] = found["apart_most"]
-    yield from rows.items()
+    for name in SETS:
+        row: Row = {}
+        for found in buildings(data, sets=(name,)):
+            run = found["run"].replace(", other CRS", "_other_crs")
+            row |= {"buildings": found["buildings"], f"iou_{run}": found["mean_iou"]}
+            if run.startswith("tiled"):
+                row[f"{run}_apart"] = found["apart_share"]
+                row[f"{run}_apart_most"] = found["apart_most"]
+        yield f"buildings_{name.split('_')[1]}", row
 
 
 @dataclass
