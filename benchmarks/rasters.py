@@ -469,7 +469,8 @@ class StageClock:
     def map(self, task: Any, indices: Sequence[int]) -> Iterator[Any]:
         stages = getattr(task, "stages", None)
         if stages is None:
-            yield from self._timed(type(task).__name__, indices, task)
+            inner = getattr(task, "task", task)
+            yield from self._timed(type(inner).__name__, indices, task)
             return
         read, find, write = stages
         for index in indices:

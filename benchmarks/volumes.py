@@ -18,6 +18,11 @@ The middle slice is the one that halves the object's voxels. Slices follow each 
 axis of the widest spacing. An object is all that is labelled in a volume (a hippocampus is its
 anterior and posterior part); of lesions each connected one of at least 1 ml.
 
+A row `first_mask`, of no set, tells seconds of waiting in a scan of 512 x 512 x 400 voxels:
+`encode` is one slice alone, `prompt` one box; then, for NIfTI as it is and compressed, from the
+path of the file to the first mask, and what of it is not the encoding (`over`).
+`--sets first_mask` measures nothing else.
+
 With `--json OUT` each object's figures are kept in OUT.parts as they come: a run that was
 interrupted goes on from there, for the same model.
 """
@@ -27,20 +32,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
 from benchmarks.accuracy import default_root, say
+from benchmarks.evaluation.first_mask import first_mask
 from benchmarks.evaluation.following import METHODS, follow
 from benchmarks.evaluation.stacks import SETS, LabelledObject, VolumeSet
 from samplat.errors import InputError, SamplatError
 from samplat.files import check_file
 
 Figures = dict[str, float]
+WAITING = "first_mask"
+"""The row that is of no set."""
 
 
 class Parts:
@@ -89,15 +99,26 @@ def measure(key: str, labelled: LabelledObject, model: object) -> Figures:
     return figures
 
 
+def wait(model: object) -> Figures:
+    """Seconds until the first mask."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", SAMPLAT_HOME=folder):
+        return first_mask(model, Path(folder))
+
+
 def table(results: dict[str, Figures]) -> str:
-    """A set a line, and the mean of the sets."""
+    """A set a line, and the mean of the sets; seconds of waiting below."""
+    results = dict(results)
+    waited = results.pop(WAITING, {})
+    told = [f"{WAITING}: " + ", ".join(f"{k} {v:.3f} s" for k, v in waited.items())]
+    if not results:
+        return told[0]
     lines = [f"{'set':<14}{'n':>4}" + "".join(f"{m:>16}" for m in METHODS)]
     for name, figures in results.items():
         cells = "".join(f"{figures.get(m, float('nan')):>16.3f}" for m in METHODS)
         lines.append(f"{name:<14}{figures['n']:>4.0f}{cells}")
     there = [f for f in results.values() if f["n"]]
     means = "".join(f"{np.mean([f[m] for f in there]):>16.3f}" for m in METHODS) if there else ""
-    return "\n".join([*lines, f"{'mean of sets':<18}{means}"])
+    return "\n".join([*lines, f"{'mean of sets':<18}{means}", *(told if waited else ())])
 
 
 def chosen_sets(root: Path, names: str | None) -> list[VolumeSet]:
@@ -108,6 +129,10 @@ def chosen_sets(root: Path, names: str | None) -> list[VolumeSet]:
     """
     known = {s.name: s for s in SETS}
     asked = [n.strip() for n in names.split(",")] if names else list(known)
+    if names and WAITING in asked:
+        asked.remove(WAITING)
+        if not asked:
+            return []
     if unknown := [n for n in asked if n not in known]:
         raise InputError(f"no set is called {unknown[0]!r}; the sets are {', '.join(known)}")
     there = [known[n] for n in asked if (root / known[n].folder).is_dir()]
@@ -149,6 +174,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Figures]:
         start = time.monotonic()
         results[chosen.name] = measure_set(chosen, arguments.dir, model, parts, arguments.limit)
         say(f"{chosen.name}: done in {time.monotonic() - start:.0f} s")
+    if not arguments.sets or WAITING in arguments.sets.split(","):
+        results[WAITING] = wait(model)
     return results
 
 

@@ -49,12 +49,24 @@ _HOME = {
         "ScenePrompts",
         "gather_prompts",
     ),
-    "pipeline": ("Rehearsal", "rehearse", "run_job"),
+    "job_command": (
+        "JobCommand",
+        "check_image",
+        "default_job_dir",
+        "exporters_for",
+        "fitting_tiles",
+        "usage_error",
+        "write_outputs",
+    ),
+    "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
     "prediction": ("Prediction", "embed", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompts": ("Prompts",),
+    "shapes": ("between_masks", "mask_depth"),
+    "stacking": ("StackRules",),
+    "rehearsal": ("Rehearsal", "rehearse"),
     "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
@@ -75,6 +87,7 @@ __all__ = [
     "ImageInfo",
     "ImageSource",
     "InputError",
+    "JobCommand",
     "JobError",
     "JobResult",
     "MaskSet",
@@ -101,17 +114,23 @@ __all__ = [
     "SegmenterFactory",
     "SourceFactory",
     "SourceSpec",
+    "StackRules",
     "Stretch",
     "Tile",
     "TileGrid",
     "Window",
     "Windows",
     "as_machine_code",
+    "between_masks",
     "check_file",
+    "check_image",
     "check_new_name",
     "check_writable",
     "choose_progress",
+    "default_job_dir",
     "embed",
+    "exporters_for",
+    "fitting_tiles",
     "frame_size",
     "gather_prompts",
     "generate_masks",
@@ -121,6 +140,7 @@ __all__ = [
     "install_model",
     "keep_freed_memory",
     "load_model",
+    "mask_depth",
     "mask_set",
     "merged_masks",
     "narrowed",
@@ -134,6 +154,8 @@ __all__ = [
     "save_model",
     "segment",
     "smallest_dtype",
+    "usage_error",
+    "write_outputs",
 ]
 
 
@@ -167,6 +189,15 @@ if TYPE_CHECKING:
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
+    from samplat.job_command import (
+        JobCommand,
+        check_image,
+        default_job_dir,
+        exporters_for,
+        fitting_tiles,
+        usage_error,
+        write_outputs,
+    )
     from samplat.machine_code import as_machine_code
     from samplat.masks import MaskSet, mask_set
     from samplat.model.mask_decoder import Draft
@@ -180,7 +211,7 @@ if TYPE_CHECKING:
         ScenePrompts,
         gather_prompts,
     )
-    from samplat.pipeline import Rehearsal, rehearse, run_job
+    from samplat.pipeline import run_job
     from samplat.pixels import (
         ImageInfo,
         ImageSource,
@@ -193,5 +224,8 @@ if TYPE_CHECKING:
     from samplat.prediction import Prediction, embed, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompts import Prompts
+    from samplat.rehearsal import Rehearsal, rehearse
+    from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
+    from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window

@@ -36,11 +36,12 @@ def register_rescalers(register: Callable[[Rescaler], None]) -> None:
 
 @hookimpl
 def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
-    """The grid of points, and prompts that a job brings."""
-    from samplat.segmenters import AutomaticFactory, PromptedFactory
+    """The grid of points, prompts that a job brings, and a threshold."""
+    from samplat.segmenters import AutomaticFactory, PromptedFactory, ThresholdFactory
 
     register(AutomaticFactory())
     register(PromptedFactory())
+    register(ThresholdFactory())
 
 
 @hookimpl

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat.masks import decode_labels, encode_labels
-from samplat.objects import TileObjects, measured
+from samplat.masks import encode_labels
+from samplat.objects import TileObjects, decode_folded, folded, measured
 from samplat.tiles import Window
 
 MOST_COVERED = 0.5
@@ -41,13 +41,13 @@ class Claims:
     boxes: NDArray[np.int64]
     """(C, 6) of these, z0, y0, x0, z1, y1, x1, half-open, global."""
     rles: tuple[bytes, ...]
-    """Their run-length counts over the write window's (y, x)."""
+    """Their run-length counts over the write window's (y, x), its slices one below the other."""
     refused: NDArray[np.uint64]
     """(R,) objects of neighbours that reach into the tile, but end at its border."""
 
     def labels(self, write: Window) -> NDArray[np.uint32]:
         """(z, y, x) over the write window: index of the claim + 1, or 0."""
-        return decode_labels(self.rles, (write.shape[1], write.shape[2]))[None]
+        return decode_folded(self.rles, write.shape)
 
 
 NO_CLAIMS = Claims(
@@ -66,9 +66,9 @@ class Neighbour:
     objects: TileObjects
     """Its objects."""
     labels: NDArray[np.uint32]
-    """(y, x) its labels where both tiles see."""
+    """(z, y, x) its labels where both tiles see."""
     own: NDArray[np.uint32]
-    """(y, x) the tile's own labels there."""
+    """(z, y, x) the tile's own labels there."""
     matched: NDArray[np.int64]
     """Local ranks of its objects that are one with some of the tile."""
 
@@ -119,8 +119,8 @@ class _Reach:
         if not part.size or not unknown.any():
             return None
         strip = tile.read.intersection(theirs.tile.read)
-        _, rows, columns = part.relative_to(strip).slices
-        labels, free = beside.labels[rows, columns], beside.own[rows, columns] == 0
+        place = part.relative_to(strip).slices
+        labels, free = beside.labels[place], beside.own[place] == 0
         size = len(theirs) + 1
         reach = np.bincount(labels.ravel(), minlength=size)[1:]
         open_ground = np.bincount(labels[free], minlength=size)[1:]
@@ -152,12 +152,11 @@ def _painted(
     refused: NDArray[np.uint64],
 ) -> Claims:
     write = mine.tile.write
-    claimed = np.zeros(write.shape[1:], np.uint32)
+    claimed = np.zeros(write.shape, np.uint32)
     for found, first in zip(wanted, _firsts(wanted), strict=True):
         names = np.zeros(int(found.labels.max()) + 1, np.uint32)
         names[found.permitted + 1] = np.arange(first, first + len(found.permitted))
-        _, rows, columns = found.part.relative_to(write).slices
-        ground, theirs = claimed[rows, columns], names[found.labels]
+        ground, theirs = claimed[found.part.relative_to(write).slices], names[found.labels]
         # neighbours come in order, so what is painted is of a smaller id
         np.copyto(ground, theirs, where=found.free & (ground == 0))
     areas, _ = measured(claimed, len(ids), write)
@@ -166,7 +165,7 @@ def _painted(
     ranks[kept + 1] = np.arange(1, len(kept) + 1)
     claimed = ranks[claimed]
     areas, boxes = measured(claimed, len(kept), write)
-    rles = encode_labels(claimed, len(kept))
+    rles = encode_labels(folded(claimed), len(kept))
     return Claims(ids=ids[kept], areas=areas, boxes=boxes, rles=rles, refused=refused)
 
 

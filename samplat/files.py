@@ -53,7 +53,7 @@ def check_file(output: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it survives a crash whole or not at all.
+    """Write a file so that it survives a crash whole, or as it was before.
 
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
@@ -66,6 +66,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, bit by bit; it takes its name, whole, when the block succeeds.
 
+    Its content is durable, its name is not before `sync_directory`: after a power cut the file may
+    be missing, or be the one before.
+
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
     """
@@ -76,14 +79,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_directory(path.parent)
-    except OSError as error:
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise JobError(
             f"cannot write {path}: {error.strerror or error}; "
             "mend that and run the same command again, it resumes"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digest(path: Path) -> str | None:

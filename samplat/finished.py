@@ -10,11 +10,14 @@ from typing import Any
 
 from samplat.errors import JobError
 from samplat.job import JobResult, SegmentJob, warnings_of
+from samplat.job_directory import RunRecord
+from samplat.ledger import TileRecord
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
 from samplat.seams import SeamRules
-from samplat.store import JobStore, RunRecord, TileRecord
+from samplat.stacking import StackRules
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 REMEDY = "run its command again: it resumes, and then export"
@@ -39,7 +42,7 @@ def open_result(job_dir: str | Path) -> Iterator[JobResult]:
 def _result(store: JobStore, run: RunRecord) -> JobResult:
     job, info, grid = _restored(store, run)
     records = _records(store, len(grid))
-    final = store.current_final()
+    final = store.final_digest()
     if final is None:
         raise JobError(f"the job in {store.path} is not finished, no object has a name; {REMEDY}")
     _check_painted(store, grid, records, final)
@@ -71,6 +74,7 @@ def _restored(store: JobStore, run: RunRecord) -> tuple[SegmentJob, ImageInfo, T
             "window": _window(job["window"]),
             "prompts": _prompts(job["prompts"]),
             "source": SourceSpec(**_known(SourceSpec, job["source"])),
+            "stacking": _stacking(job.get("stacking")),
             "seams": SeamRules(**_known(SeamRules, job["seams"])),
         }
         info, grid = (_known(kind, recorded[kind.__name__]) for kind in (ImageInfo, TileGrid))
@@ -91,6 +95,10 @@ def _prompts(recorded: Mapping[str, Any] | None) -> PromptSpec | None:
     return None if recorded is None else PromptSpec(**_known(PromptSpec, recorded))
 
 
+def _stacking(recorded: Mapping[str, Any] | None) -> StackRules | None:
+    return None if recorded is None else StackRules(**_known(StackRules, recorded))
+
+
 def _known(kind: type, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of the attributes that there are; JSON's lists are our tuples."""
     names = {f.name for f in fields(kind)}
@@ -102,7 +110,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _records(store: JobStore, count: int) -> tuple[TileRecord, ...]:
-    records = tuple(store.read_record(index) for index in range(count))
+    records = tuple(store.tiles.read(index) for index in range(count))
     known = tuple(record for record in records if record is not None)
     if len(known) < count:
         raise JobError(

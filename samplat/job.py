@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from samplat.answers import PromptedSegmenter
 from samplat.errors import InputError
 from samplat.files import canonical, sha256
+from samplat.job_directory import RunRecord
+from samplat.ledger import TileRecord
 from samplat.masks import MaskSet, Overlaps
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import Prompter, PromptSpec, ScenePrompts
@@ -23,7 +25,8 @@ from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
 from samplat.prompt_units import PromptUnit, Sight, plan_units
 from samplat.seams import SeamRules
 from samplat.shards import HOLE, Labels
-from samplat.store import JobStore, RunRecord, TileRecord
+from samplat.stacking import StackRules
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 if TYPE_CHECKING:
@@ -141,9 +144,15 @@ class SegmentJob:
     `max_area` apply to what objects are then."""
     pixel_areas: tuple[tuple[float, ...], ...] | None = None
     """Areas of pixels at points spread evenly over the image (y, x), the first and the last on its
-    edges, such as square metres; None: areas are pixels."""
+    edges, such as square metres, or cubic millimetres of voxels; None: areas are pixels."""
+    min_extent: float = 0
+    """Objects that are shorter along any axis, after merging, become background; in the units of
+    the image's spacing."""
     seams: SeamRules = field(default_factory=SeamRules)
     """When objects of neighbouring tiles are one."""
+    stacking: StackRules | None = None
+    """How masks of slices become objects in three dimensions; None: each slice of z is for itself,
+    and its objects are flat."""
     prompts: PromptSpec | None = None
     """What is asked for; None: everything. With prompts there is one object for each, from windows
     of their own; the halo is not used then, and labels depend on the tiles in no pixel."""
@@ -163,7 +172,7 @@ class Plan:
     window: Window
     """That part, in the frame of the whole image."""
     grid: TileGrid
-    """The tiles, (z, y, x); one slice thick, in the frame of the part."""
+    """The tiles, (z, y, x), in the frame of the part; one slice thick unless slices are stacked."""
     stretch: Stretch
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
@@ -174,6 +183,11 @@ class Plan:
     """Whence prompts are looked at."""
     units: tuple[PromptUnit, ...] = ()
     """Prompts by the window that answers them."""
+
+    @property
+    def store(self) -> JobStore:
+        """The job directory."""
+        return JobStore(path=Path(self.job.job_dir))
 
 
 def tile_pixel_areas(
@@ -330,18 +344,26 @@ def plan(job: SegmentJob, tools: Tools) -> Plan:
         stretch = tools.rescaler(job.rescaler).fit(source, **job.rescaler_options)
     finally:
         source.close()
-    _, height, width = info.shape
     window = job.window or Window(start=(0, 0, 0), stop=info.shape)
-    grid = TileGrid.of_part(
-        info.shape,
-        window,
-        tile_shape=(1, min(job.tile_size, height), min(job.tile_size, width)),
-        halo=(0, job.halo, job.halo) if prompts is None else (0, 0, 0),
-    )
+    tile_shape, halo = _tile_shape(job, info)
+    if prompts is not None:
+        halo = (0, 0, 0)
+    grid = TileGrid.of_part(info.shape, window, tile_shape=tile_shape, halo=halo)
     identity = _identity(job, digest, segmenter, stretch)
     part = info.part(window)
     planned = Plan(job=job, info=part, window=window, grid=grid, stretch=stretch, identity=identity)
     return planned if prompts is None else _with_prompts(planned, prompts, factory)
+
+
+def _tile_shape(job: SegmentJob, info: ImageInfo) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Extent of the tiles and their halo, (z, y, x)."""
+    shape, halo = [job.tile_size] * 3, [job.halo] * 3
+    if job.stacking is None:
+        shape[0], halo[0] = 1, 0
+    else:
+        axis = job.stacking.axis
+        shape[axis], halo[axis] = job.stacking.block, job.stacking.halo(info.spacing)
+    return tuple(map(min, shape, info.shape)), tuple(halo)
 
 
 def _check_prompted(job: SegmentJob, factory: SegmenterFactory) -> None:
@@ -362,6 +384,8 @@ def _check_prompted(job: SegmentJob, factory: SegmenterFactory) -> None:
         raise InputError(
             "prompts say themselves where to look: leave out the window, or the prompts beyond it"
         )
+    if job.stacking is not None:
+        raise InputError("prompts are answered on one slice: leave out stacking, or the prompts")
     if job.nested:
         raise InputError("answers to prompts are not nested: leave out `nested`, or the prompts")
     if len(job.scales) > 1:
@@ -414,11 +438,15 @@ def _identity(
 
 
 def _given(job: SegmentJob) -> dict[str, Any]:
-    """What a job says of areas and nesting, if it does: jobs that do not are what they were."""
+    """What a job says of sizes, nesting, stacking: jobs that say nothing are what they were."""
     given: dict[str, Any] = {} if job.max_area is None else {"max_area": job.max_area}
     given |= {n: getattr(job, n) for n in ("drop_islands", "fill_holes") if getattr(job, n)}
     if job.nested:
         given["nested"] = True
+    if job.min_extent:
+        given["min_extent"] = job.min_extent
+    if job.stacking is not None:
+        given["stacking"] = asdict(job.stacking)
     if job.pixel_areas is not None:
         given["pixel_areas"] = sha256(canonical({"": job.pixel_areas}))
     return given
@@ -432,11 +460,16 @@ def _check_parameters(job: SegmentJob) -> None:
         ("min_area", job.min_area, 0),
         ("drop_islands", job.drop_islands, 0),
         ("fill_holes", job.fill_holes, 0),
+        ("min_extent", job.min_extent, 0),
     ):
         if value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     if job.nested and (job.fill_holes or job.drop_islands):
         raise InputError("nested masks are whole: leave out fill_holes and drop_islands, or nested")
+    if job.stacking is not None and (job.nested or job.fill_holes or job.drop_islands):
+        raise InputError(
+            "nested, fill_holes and drop_islands are for flat objects: leave them out, or stacking"
+        )
     if len(set(job.scales)) < len(job.scales):
         raise InputError(f"expected scales that differ, got {job.scales}")
     if job.max_area is not None and job.max_area < job.min_area:

@@ -183,29 +183,33 @@ def _write_runs(names: Any, begins: Any, ends: Any, pixels: int, data: Any, boun
 
 
 def _measure(labels: Any, areas: Any, boxes: Any) -> None:
-    """Area and box of every label.
+    """Pixels and box of every label.
 
     Args:
-        labels: (H, W), 0 is background.
+        labels: (D, H, W), 0 is background.
         areas: (N + 1,) zeros, to be filled with pixels, by label.
-        boxes: (N + 1, 4) to be filled with y0, x0, y1, x1, half-open, by label; where there are no
-            pixels it stays as it is.
+        boxes: (N + 1, 6) to be filled with z0, y0, x0, z1, y1, x1, half-open, by label; where there
+            are no pixels it stays as it is.
     """
-    height, width = labels.shape
-    for y in range(height):
-        begin = 0
-        while begin < width:
-            label, end = labels[y, begin], begin + 1
-            while end < width and labels[y, end] == label:
-                end += 1
-            if label:
-                if areas[label] == 0:
-                    boxes[label, 0], boxes[label, 1], boxes[label, 3] = y, begin, end
-                areas[label] += end - begin
-                boxes[label, 1] = min(boxes[label, 1], begin)
-                boxes[label, 2] = y + 1
-                boxes[label, 3] = max(boxes[label, 3], end)
-            begin = end
+    depth, height, width = labels.shape
+    for z in range(depth):
+        for y in range(height):
+            begin = 0
+            while begin < width:
+                label, end = labels[z, y, begin], begin + 1
+                while end < width and labels[z, y, end] == label:
+                    end += 1
+                if label:
+                    if areas[label] == 0:
+                        boxes[label, 0], boxes[label, 1], boxes[label, 2] = z, y, begin
+                        boxes[label, 4], boxes[label, 5] = y + 1, end
+                    areas[label] += end - begin
+                    boxes[label, 1] = min(boxes[label, 1], y)
+                    boxes[label, 2] = min(boxes[label, 2], begin)
+                    boxes[label, 3] = z + 1
+                    boxes[label, 4] = max(boxes[label, 4], y + 1)
+                    boxes[label, 5] = max(boxes[label, 5], end)
+                begin = end
 
 
 def _pair_runs(

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
-from samplat.label_loops import CODE_BYTES, Codes, filled, find_runs, joined, paint_runs, write_runs
+from samplat.label_loops import (
+    CODE_BYTES,
+    Codes,
+    filled,
+    find_runs,
+    joined,
+    measure,
+    paint_runs,
+    write_runs,
+)
 
 Overlaps = Literal["best", "small", "large"]
 
@@ -118,6 +127,24 @@ def mask_set(
         if points is None
         else np.asarray(points, np.float32),
         crop_boxes=whole,
+    )
+
+
+def masks_of_labels(labels: NDArray[np.integer[Any]], count: int) -> MaskSet:
+    """The masks `labels == 1` ... `labels == count` of a label image (H, W); all scores are 1."""
+    image = np.ascontiguousarray(labels, np.uint32)
+    areas, boxes = np.zeros(count + 1, np.int64), np.zeros((count + 1, 6), np.int64)
+    measure()(image[None], areas, boxes)
+    whole = np.array([0, 0, image.shape[1], image.shape[0]], np.int32)
+    return MaskSet(
+        size=(image.shape[0], image.shape[1]),
+        rles=encode_labels(image, count),
+        boxes=boxes[1:, [2, 1, 5, 4]].astype(np.float32),
+        areas=areas[1:],
+        predicted_iou=np.ones(count, np.float32),
+        stability=np.ones(count, np.float32),
+        points=np.full((count, 2), np.nan, np.float32),
+        crop_boxes=np.tile(whole, (count, 1)),
     )
 
 

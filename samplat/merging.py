@@ -307,12 +307,26 @@ def _note_open_ends(
         stride *= grid.counts[axis]
 
 
+def slivers_of(found: Tally, spacing: Sequence[float], least: float) -> NDArray[np.bool_]:
+    """(G,) whether a group is shorter than `least` along any axis.
+
+    Args:
+        found: what is known of the groups.
+        spacing: length of a pixel along (z, y, x), as `least` is measured.
+        least: 0 for none.
+    """
+    pixels = found.boxes[:, 3:].astype(np.int64) - found.boxes[:, :3]
+    short: NDArray[np.bool_] = (pixels * np.asarray(spacing) < least - 1e-9).any(axis=1)
+    return short if least > 0 else np.zeros(len(short), bool)
+
+
 def final_ids(
     areas: NDArray[np.int64],
     sizes: NDArray[np.float64],
     min_area: float = 0.0,
     max_area: float | None = None,
     *,
+    slivers: NDArray[np.bool_] | None = None,
     hole: int = HOLE,
 ) -> NDArray[np.uint32] | NDArray[np.uint64]:
     """(G,) the final id of each group: 1..M by root; 0 for those that are dropped.
@@ -324,9 +338,12 @@ def final_ids(
         sizes: (G,) the same as `min_area` and `max_area` are measured.
         min_area: smaller groups are dropped, and always those that paint no pixel.
         max_area: larger ones are dropped; None keeps them.
+        slivers: (G,) True: dropped, too. None: no other ones are.
         hole: label of the pixels of quarantined tiles.
     """
     kept = (areas > 0) & (sizes >= min_area) & (sizes <= (np.inf if max_area is None else max_area))
+    if slivers is not None:
+        kept &= ~slivers
     count = int(kept.sum())
     ids: NDArray[Any] = np.cumsum(kept, dtype=np.uint32 if count < hole else np.uint64)
     if count >= hole:

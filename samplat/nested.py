@@ -11,17 +11,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.claims import NO_CLAIMS, Claims
-from samplat.errors import JobError
 from samplat.files import canonical, sha256
+from samplat.final_names import FinalNames
 from samplat.job import Plan, tile_pixel_areas
+from samplat.ledger import TileRecord
+from samplat.matching import around
 from samplat.merging import Groups, Parts, Tally, lists_of, object_batches, tally
+from samplat.naming import final_names
 from samplat.nested_store import NestedStore
 from samplat.nesting import (
     Layers,
@@ -34,7 +36,8 @@ from samplat.nesting import (
 )
 from samplat.objects import WholeMasks
 from samplat.shards import HOLE, Labels
-from samplat.store import FinalNames, JobStore, TileRecord
+from samplat.stages import Stages
+from samplat.store import JobStore
 from samplat.tiles import Tile
 
 if TYPE_CHECKING:
@@ -44,18 +47,8 @@ MASKS_KEPT = 24
 """Tiles whose masks are kept, since their neighbours ask for them too."""
 
 
-class Stage(Protocol):
-    """Runs a task for each index that is missing, and tells of it."""
-
-    def __call__(
-        self, name: str, task: Callable[[int], str], missing: Sequence[int], count: int
-    ) -> Iterator[str]:
-        """Results as they come."""
-        ...
-
-
 def nest(
-    planned: Plan, records: Sequence[TileRecord], seams: Sequence[str], final: str, stage: Stage
+    planned: Plan, records: Sequence[TileRecord], seams: Sequence[str], final: str, stages: Stages
 ) -> pa.Table:
     """Find all masks of an image and their parents, or find that it was done; returns the table.
 
@@ -64,15 +57,15 @@ def nest(
         records: the ledger's entries of all tiles.
         seams: digests of their seams.
         final: digest of the final ids of objects.
-        stage: runs tasks.
+        stages: runs tasks.
     """
-    store = NestedStore(path=Path(planned.job.job_dir))
     job = Nesting(plan=planned, records=tuple(records), seams=tuple(seams), final=final)
-    links = _done(job, LinkTask(nesting=job), job.links_digest, "links", stage)
+    store = job.nested_store
+    links = _done(job, LinkTask(nesting=job), job.links_digest, "links", stages)
     inputs = sha256(canonical({"final": final, "links": links}))
     groups = store.groups_digest(inputs) or _group(job, links, inputs)
     digest = functools.partial(job.layers_digest, groups=groups)
-    layers = _done(job, LayerTask(nesting=job, groups=groups), digest, "layers", stage)
+    layers = _done(job, LayerTask(nesting=job, groups=groups), digest, "layers", stages)
     inputs = sha256(canonical({"groups": groups, "layers": layers}))
     if not store.is_finished(final, inputs):
         store.write_table(_rows(job, groups, layers), inputs, final)
@@ -101,30 +94,26 @@ class Nesting:
     @property
     def store(self) -> JobStore:
         """The job directory."""
-        return JobStore(path=Path(self.plan.job.job_dir))
+        return self.plan.store
 
     @property
     def nested_store(self) -> NestedStore:
         """Its part of this stage."""
-        return NestedStore(path=Path(self.plan.job.job_dir))
+        return NestedStore(path=self.store.path)
 
     def masks(self, index: int) -> WholeMasks:
         """Masks of a tile."""
         return _masks(self.store, self.plan.grid[index], self.records[index])
 
-    def around(self, index: int) -> list[Tile]:
-        """A tile and those whose read windows overlap its own, in order."""
-        return list(self.plan.grid.overlapping(self.plan.grid[index].read))
-
     def beside(self, index: int) -> list[int]:
         """Neighbours with masks, in order."""
-        around = (t.index for t in self.around(index))
-        return [i for i in around if i != index and self.records[i].outcome == "done"]
+        others = (t.index for t in around(self.plan, index) if t.index != index)
+        return [i for i in others if self.records[i].outcome == "done"]
 
     def masks_inputs(self, index: int) -> dict[str, Any]:
         """What decides which masks a tile knows of."""
-        around = (self.records[t.index] for t in self.around(index))
-        return {str(r.index): [r.outcome, r.whole_sha256] for r in around}
+        known = (self.records[t.index] for t in around(self.plan, index))
+        return {str(r.index): [r.outcome, r.whole_sha256] for r in known}
 
     def links_inputs(self, index: int) -> str:
         """Digest of what a tile's links are found from."""
@@ -150,11 +139,6 @@ def _masks(store: JobStore, tile: Tile, record: TileRecord) -> WholeMasks:
 
 
 @functools.lru_cache(maxsize=2)
-def _final(store: JobStore, digest: str) -> FinalNames:
-    return store.read_final(digest)
-
-
-@functools.lru_cache(maxsize=2)
 def _groups(store: NestedStore, digest: str) -> FinalNames:
     return store.read_groups(digest)
 
@@ -164,16 +148,10 @@ def _done(
     task: Callable[[int], str],
     digest: Callable[[int], str | None],
     name: str,
-    stage: Stage,
+    stages: Stages,
 ) -> list[str]:
     """Digests of what a task makes of every tile with masks, made where it is missing."""
-    missing = [index for index in job.done if digest(index) is None]
-    for _ in stage(name, task, missing, len(job.done)):
-        pass
-    digests = [digest(index) for index in job.done]
-    if None in digests:
-        raise JobError(f"the {name} of {job.store.path} changed while they were read; run again")
-    return [d for d in digests if d is not None]
+    return list(stages.make(name, task, job.done, digest, job.store.path).values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +175,7 @@ class LinkTask:
 def _group(job: Nesting, digests: Sequence[str], inputs: str) -> str:
     """Decide which masks are one, and enter it; returns the digest of that."""
     store, counts = job.nested_store, np.zeros(len(job.records), np.int64)
-    names, areas = [np.zeros(0, _final(job.store, job.final).dtype)], [np.zeros(0, np.int64)]
+    names, areas = [np.zeros(0, final_names(job.store, job.final).dtype)], [np.zeros(0, np.int64)]
     for index in job.done:
         found, each = _left_of(job, index)
         counts[index] = len(found)
@@ -210,8 +188,8 @@ def _group(job: Nesting, digests: Sequence[str], inputs: str) -> str:
 
 def _left_of(job: Nesting, index: int) -> tuple[Labels, NDArray[np.int64]]:
     """What the labels show of a tile's masks: final ids, 0 for nothing, and pixels."""
-    final, flat = _final(job.store, job.final).of_tile(index), job.masks(index).flat
-    parts = job.store.read_parts(job.plan.grid[index], job.records[index])
+    final, flat = final_names(job.store, job.final).of_tile(index), job.masks(index).flat
+    parts = job.store.read_parts(job.records[index])
     shown = np.flatnonzero(flat >= 0)
     names, areas = np.zeros(len(flat), final.dtype), np.zeros(len(flat), np.int64)
     areas[shown] = parts.owned_areas[flat[shown]]
@@ -230,13 +208,16 @@ class LayerTask:
         """Digest of the layers."""
         job = self.nesting
         claims = job.store.read_seams(index, job.seams[index])[1]
-        around = job.around(index)
         layers = tile_layers(
             job.masks(index),
             (job.masks(other) for other in job.beside(index)),
             self._groups_of,
             set(claims.ids.tolist()),
-            [t.write for t in around if job.records[t.index].outcome == "quarantined"],
+            [
+                t.write
+                for t in around(job.plan, index)
+                if job.records[t.index].outcome == "quarantined"
+            ],
             job.plan.grid.image,
         )
         inputs = job.layers_inputs(index, self.groups)

@@ -21,23 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import files
-from samplat.errors import JobError
+from samplat.final_names import FinalNames
 from samplat.masks import decode_labels
 from samplat.merging import BOX_COLUMNS
 from samplat.nesting import Layers, MaskLinks, Named
-from samplat.store import (
-    REMEDY,
-    FinalNames,
-    checked_bytes,
-    mapped_batches,
-    packed,
-    table_bytes,
-    table_from,
-    unpacked,
-    write_batches,
-)
+from samplat.object_tables import POINT_COLUMNS
 from samplat.tiles import Tile, Window
+from samplat.vouched import Bundle, Markers, Tables, arrays_of, digest_of, packed, stacked, unpacked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +35,10 @@ if TYPE_CHECKING:
 FLAT_FIELDS = ("groups", "areas", "owned_areas", "predicted_iou", "stability", "cut", "interrupted")
 """Of `Layers`, those that are columns as they are."""
 
-GROUP_FILES = ("groups", "names", "showing")
+GROUPS = dict.fromkeys(("groups", "names", "showing"), "the groups of masks")
+TABLE = {"table": "the table of masks"}
+"""Files of record batches, and what they are called."""
+LAYERS = "the layers of tile"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +48,38 @@ class NestedStore:
     path: Path
     """The job directory."""
 
-    def _file(self, name: str) -> Path:
-        return self.path / "nested" / name
+    @property
+    def _folder(self) -> Path:
+        return self.path / "nested"
+
+    @property
+    def _links(self) -> Markers:
+        what = "the links of the masks of tile"
+        return Markers(folder=self._folder, what=what, suffix=".links.json")
+
+    @property
+    def _groups(self) -> Bundle:
+        return Bundle(folder=self._folder, marker="groups", what=GROUPS)
+
+    @property
+    def _layers(self) -> Tables:
+        return Tables(folder=self._folder, what=LAYERS, suffix=".layers.parquet")
+
+    @property
+    def _layer_markers(self) -> Markers:
+        return Markers(folder=self._folder, what=LAYERS, suffix=".layers.json")
+
+    @property
+    def _table(self) -> Bundle:
+        return Bundle(folder=self._folder, marker="table", what=TABLE)
 
     def write_links(self, index: int, links: MaskLinks, inputs: str) -> str:
         """Write which masks of a tile are masks of others; returns the digest of that."""
-        value = {name: packed(getattr(links, name)) for name in ("ids", "ious", "shared")}
-        return files.write_sealed(
-            self._file(f"{index:06d}.links.json"), {"inputs": inputs, **value}
-        )
+        return self._links.write(index, inputs, packed(links, ("ids", "ious", "shared")))
 
     def links_digest(self, index: int, inputs: str) -> str | None:
         """Digest of a tile's links; None when they are missing, damaged, or of other inputs."""
-        value = files.read_sealed(self._file(f"{index:06d}.links.json"))
-        return _digest_of(value, inputs)
+        return self._links.digest(index, inputs)
 
     def read_links(self, index: int, digest: str) -> MaskLinks:
         """Which masks of a tile are masks of others.
@@ -76,8 +87,7 @@ class NestedStore:
         Raises:
             JobError: they are missing or do not match the digest.
         """
-        path = self._file(f"{index:06d}.links.json")
-        value = _sealed(path, digest, f"the links of the masks of tile {index}")
+        value = self._links.read(index, digest)
         return MaskLinks(
             ids=unpacked(value["ids"], np.uint64).reshape(-1, 2),
             ious=unpacked(value["ious"], np.float64),
@@ -89,23 +99,17 @@ class NestedStore:
         import pyarrow as pa
 
         groups = named.groups
-        each = (
-            pa.record_batch({"final": groups.of_tile(index)})
-            for index in range(len(groups.starts) - 1)
-        )
-        write_batches(self._file("groups.arrow"), each)
-        write_batches(self._file("names.arrow"), [pa.record_batch({"final": named.names})])
-        showing = pa.record_batch({"group": named.showing, "id": named.ids})
-        write_batches(self._file("showing.arrow"), [showing])
-        return files.write_sealed(self._file("groups.json"), {"inputs": inputs, **self._found()})
-
-    def _found(self) -> dict[str, str | None]:
-        return {name: files.digest(self._file(f"{name}.arrow")) for name in GROUP_FILES}
+        each = map(groups.of_tile, range(len(groups.starts) - 1))
+        parts: dict[str, Iterable[pa.RecordBatch]] = {
+            "groups": (pa.record_batch({"final": found}) for found in each),
+            "names": [pa.record_batch({"final": named.names})],
+            "showing": [pa.record_batch({"group": named.showing, "id": named.ids})],
+        }
+        return self._groups.write(inputs, parts)
 
     def groups_digest(self, inputs: str) -> str | None:
         """Digest of the groups; None when they are missing, damaged, or of other inputs."""
-        marker = files.read_sealed(self._file("groups.json"))
-        return _digest_of(marker, inputs) if marker == {"inputs": inputs, **self._found()} else None
+        return self._groups.digest(inputs)
 
     def read_groups(self, digest: str) -> FinalNames:
         """The groups of every tile's masks.
@@ -113,7 +117,7 @@ class NestedStore:
         Raises:
             JobError: missing, or they do not match the digest.
         """
-        return FinalNames(self._group_file("groups", digest))
+        return FinalNames(self._groups.open("groups", digest))
 
     def read_names(self, digest: str) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[Any]]:
         """Of the groups, as in `Named`: names, showing and ids.
@@ -121,32 +125,22 @@ class NestedStore:
         Raises:
             JobError: missing, or they do not match the digest.
         """
-        showing = self._group_file("showing", digest).get_batch(0)
-        names = FinalNames(self._group_file("names", digest)).of_tile(0)
+        showing = self._groups.open("showing", digest).get_batch(0)
+        names = FinalNames(self._groups.open("names", digest)).of_tile(0)
         return names, showing["group"].to_numpy(), showing["id"].to_numpy()
-
-    def _group_file(self, name: str, digest: str) -> Any:
-        marker = _sealed(self._file("groups.json"), digest, "the groups of masks")
-        return mapped_batches(self._file(f"{name}.arrow"), marker[name], "the groups of masks")
 
     def write_layers(self, index: int, layers: Layers, inputs: str) -> str:
         """Write what masks cover of a tile; returns the digest of that."""
-        data = table_bytes(_layers_table(layers))
-        files.write_atomic(self._file(f"{index:06d}.layers.parquet"), data)
-        marker = {
-            "inputs": inputs,
-            "sha256": files.sha256(data),
-            "pairs": packed(layers.pairs),
-            "shared": packed(layers.shared),
-        }
-        return files.write_sealed(self._file(f"{index:06d}.layers.json"), marker)
+        written = self._layers.write(index, _layers_table(layers))
+        value = {"sha256": written, **packed(layers, ("pairs", "shared"))}
+        return self._layer_markers.write(index, inputs, value)
 
     def layers_digest(self, index: int, inputs: str) -> str | None:
         """Digest of a tile's layers; None when missing, damaged, or of other inputs."""
-        marker = files.read_sealed(self._file(f"{index:06d}.layers.json"))
-        data = files.digest(self._file(f"{index:06d}.layers.parquet"))
-        whole = marker is not None and marker["sha256"] == data
-        return _digest_of(marker, inputs) if whole else None
+        marker = self._layer_markers.find(index, inputs)
+        if marker is None or not self._layers.match(index, marker["sha256"]):
+            return None
+        return digest_of(marker)
 
     def read_layers(self, index: int, digest: str | None = None) -> Layers:
         """What masks cover of a tile.
@@ -158,31 +152,21 @@ class NestedStore:
         Raises:
             JobError: missing, or they do not match the digest.
         """
-        what = f"the layers of tile {index}"
-        marker = _sealed(self._file(f"{index:06d}.layers.json"), digest, what)
-        path = self._file(f"{index:06d}.layers.parquet")
-        table = table_from(checked_bytes(path, marker["sha256"], what))
-        return _layers_from(table, marker)
+        marker = self._layer_markers.read(index, digest)
+        return _layers_from(self._layers.read(index, marker["sha256"]), marker)
 
     def write_table(self, rows: Iterable[pa.RecordBatch], inputs: str, final: str) -> None:
         """Write the table of masks, the last file of the folder."""
-        write_batches(self._file("table.arrow"), rows)
-        found = files.digest(self._file("table.arrow"))
-        marker = {"inputs": inputs, "final": final, "table": found}
-        files.write_sealed(self._file("table.json"), marker)
+        self._table.write(inputs, {"table": rows}, final=final)
 
     def is_finished(self, final: str, inputs: str | None = None) -> bool:
         """Whether the table is there, of these final ids of objects, and of these inputs."""
-        marker = files.read_sealed(self._file("table.json"))
-        if marker is None or marker["final"] != final or inputs not in (None, marker["inputs"]):
-            return False
-        return bool(files.digest(self._file("table.arrow")) == marker["table"])
+        marker = self._table.find(inputs)
+        return marker is not None and marker["final"] == final
 
     def read_table(self) -> pa.Table:
         """The table of masks; its pages are read from disk as they are needed."""
-        marker = files.read_sealed(self._file("table.json")) or {}
-        path = self._file("table.arrow")
-        return mapped_batches(path, marker.get("table"), "the table of masks").read_all()
+        return self._table.open("table").read_all()
 
     def masks_of(
         self, tile: Tile, kept: NDArray[np.int64]
@@ -199,19 +183,6 @@ class NestedStore:
             yield int(rows[k]), box, crop > 0
 
 
-def _digest_of(value: dict[str, Any] | None, inputs: str) -> str | None:
-    if value is None or value["inputs"] != inputs:
-        return None
-    return files.sha256(files.canonical(value))
-
-
-def _sealed(path: Path, digest: str | None, what: str) -> dict[str, Any]:
-    value = files.read_sealed(path)
-    if value is None or digest not in (None, files.sha256(files.canonical(value))):
-        raise JobError(f"{what} are missing or damaged: {path}; {REMEDY}")
-    return value
-
-
 def _layers_table(layers: Layers) -> pa.Table:
     import pyarrow as pa
 
@@ -219,20 +190,19 @@ def _layers_table(layers: Layers) -> pa.Table:
         {
             **{name: getattr(layers, name) for name in FLAT_FIELDS},
             **{name: layers.boxes[:, k] for k, name in enumerate(BOX_COLUMNS)},
-            "point_x": layers.points[:, 0],
-            "point_y": layers.points[:, 1],
+            **{name: layers.points[:, k] for k, name in enumerate(POINT_COLUMNS)},
             "rle": pa.array(layers.rles, pa.binary()),
         }
     )
 
 
 def _layers_from(table: pa.Table, marker: dict[str, Any]) -> Layers:
-    column = {name: table[name].to_numpy() for name in table.column_names if name != "rle"}
+    column = arrays_of(table)
     return Layers(
         **{f.name: column[f.name] for f in fields(Layers) if f.name in FLAT_FIELDS},
         rles=tuple(table["rle"].to_pylist()),
-        boxes=np.stack([column[n] for n in BOX_COLUMNS], axis=1),
-        points=np.stack([column["point_x"], column["point_y"]], axis=1),
+        boxes=stacked(column, BOX_COLUMNS),
+        points=stacked(column, POINT_COLUMNS),
         pairs=unpacked(marker["pairs"], np.int64).reshape(-1, 2),
         shared=unpacked(marker["shared"], np.int64),
     )

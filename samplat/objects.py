@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,13 @@ from samplat.tiles import Tile, Window
 
 @dataclass(frozen=True, kw_only=True)
 class TileObjects:
-    """N disjoint objects of a tile one slice thick. All arrays share the first axis N."""
+    """N disjoint objects of a tile. All arrays share the first axis N."""
 
     tile: Tile
     """The tile in which they were found."""
     rles: tuple[bytes, ...]
-    """COCO compressed run-length counts over the read window's (y, x)."""
+    """COCO compressed run-length counts over the read window's (y, x), its slices one below the
+    other: see `folded`."""
     boxes: NDArray[np.int64]
     """(N, 6) tight box z0, y0, x0, z1, y1, x1 over the read window, half-open, global pixels."""
     areas: NDArray[np.int64]
@@ -38,7 +39,8 @@ class TileObjects:
     points: NDArray[np.float32]
     """(N, 2) the prompt point x, y in global pixels; NaN where there was none."""
     cut: NDArray[np.uint8]
-    """(N,) sides of the read window that the object touches and that are not the scene's edge:
+    """(N,) sides of the read window that the object touches, or behind which it may go on after a
+    gap, and that are not the scene's edge:
     bit 2 * axis for the low side, bit 2 * axis + 1 for the high one."""
     prompts: NDArray[np.int64]
     """(N,) number of the prompt that asked for it; -1 where none did."""
@@ -62,12 +64,10 @@ class TileObjects:
 
     def labels(self, window: Window | None = None) -> NDArray[np.uint32]:
         """(z, y, x) over the read window, or a part of it: local rank + 1, or 0."""
-        _, height, width = self.tile.read.shape
         if window is None:
-            return decode_labels(self._codes, (height, width))[None]
-        _, rows, columns = window.relative_to(self.tile.read).slices
-        met = self.meeting(window)
-        return decode_labels(self._codes, (height, width), part=(rows, columns), chosen=met)[None]
+            return decode_folded(self._codes, self.tile.read.shape)
+        part = window.relative_to(self.tile.read)
+        return decode_folded(self._codes, self.tile.read.shape, part, self.meeting(window))
 
     @functools.cached_property
     def _codes(self) -> Codes:
@@ -75,9 +75,8 @@ class TileObjects:
 
     def meeting(self, window: Window) -> NDArray[np.int64]:
         """Local ranks of the objects whose boxes meet a window."""
-        (_, y0, x0), (_, y1, x1) = window.start, window.stop
-        _, top, left, _, bottom, right = self.boxes.T
-        return np.flatnonzero((top < y1) & (left < x1) & (bottom > y0) & (right > x0))
+        low, high = self.boxes[:, :3] < window.stop, self.boxes[:, 3:] > window.start
+        return np.flatnonzero((low & high).all(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +116,35 @@ def _box_window(box: NDArray[np.int64]) -> Window:
     return Window(start=(z0, y0, x0), stop=(z1, y1, x1))
 
 
+def folded(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """(z * y, x): the slices of labels (z, y, x) one below the other, as one image."""
+    return labels.reshape(-1, labels.shape[-1])
+
+
+def decode_folded(
+    rles: Sequence[bytes] | Codes,
+    shape: tuple[int, ...],
+    part: Window | None = None,
+    chosen: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint32]:
+    """Labels (z, y, x) of disjoint masks: i + 1 where mask i is.
+
+    Args:
+        rles: run-length counts over the folded image.
+        shape: (z, y, x) of what they lie in.
+        part: what to decode of it; all if not given.
+        chosen: indices of the masks to decode; all if not given.
+    """
+    depth, height, width = shape
+    size, (z, y, x) = (depth * height, width), (part or Window(start=(0,) * 3, stop=shape)).slices
+    thin = z.stop - z.start == 1
+    rows = slice(y.start, y.stop) if thin else slice(0, height)
+    lines = slice(z.start * height + rows.start, (z.stop - 1) * height + rows.stop)
+    labels = decode_labels(rles, size, part=(lines, x), chosen=chosen)
+    labels = labels.reshape(z.stop - z.start, rows.stop - rows.start, x.stop - x.start)
+    return labels if thin else np.ascontiguousarray(labels[:, y])
+
+
 def encode_pixels(pixels: NDArray[np.int64], size: tuple[int, int]) -> bytes:
     """Run-length counts of a mask (H, W) given by its pixels, down the columns, ascending."""
     first = np.flatnonzero(np.diff(pixels, prepend=-2) != 1)
@@ -149,31 +177,90 @@ def tile_objects(
         prompts: number of the prompt that asked for each mask; None where none did.
         nested: keep the masks whole, too.
     """
-    claimed = masks.to_labels(overlaps)
-    claimed[~valid[0]] = 0
-    areas, boxes = measured(claimed, len(masks), tile.read)
-    kept = np.flatnonzero(areas > 0)
-    labels = claimed
-    if len(kept) < len(masks):
-        rank = np.zeros(len(masks) + 1, np.uint32)
-        rank[kept + 1] = np.arange(1, len(kept) + 1)
-        labels = rank[claimed]
-    _, rows, columns = tile.write.relative_to(tile.read).slices
-    owned_areas, owned_boxes = measured(labels[rows, columns], len(kept), tile.write)
+    labels, kept, _ = partition(masks, valid[0], overlaps)
     x0, y0 = tile.read.start[2], tile.read.start[1]
-    return TileObjects(
+    return labelled_objects(
+        labels[None],
+        len(kept),
         tile=tile,
-        rles=encode_labels(labels, len(kept)),
-        boxes=boxes[kept],
-        areas=areas[kept],
-        owned_boxes=owned_boxes,
-        owned_areas=owned_areas,
+        bounds=bounds,
+        reach=(0, 1, 1),
         predicted_iou=masks.predicted_iou[kept],
         stability=masks.stability[kept],
         points=(masks.points[kept] + np.array([x0, y0], np.float32)).astype(np.float32),
-        cut=_cut_sides(labels, len(kept), tile.read, bounds),
-        prompts=np.full(len(kept), -1, np.int64) if prompts is None else prompts[kept],
+        prompts=None if prompts is None else prompts[kept],
         whole=_whole_masks(masks, kept, tile, valid[0], bounds) if nested else None,
+    )
+
+
+def partition(
+    masks: MaskSet, valid: NDArray[np.bool_], overlaps: Overlaps
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.int64]]:
+    """Masks of a slice without overlaps.
+
+    Args:
+        masks: of the slice.
+        valid: (y, x). True: data; masks are cut to it.
+        overlaps: which mask gets a pixel that several claim.
+
+    Returns:
+        labels (y, x), 1..N or 0; (N,) indices of the masks that have a pixel; (N,) their pixels.
+    """
+    claimed = masks.to_labels(overlaps)
+    claimed[~valid] = 0
+    areas = np.bincount(claimed.ravel(), minlength=len(masks) + 1)[1:]
+    kept = np.flatnonzero(areas > 0)
+    if len(kept) == len(masks):
+        return claimed, kept, areas
+    rank = np.zeros(len(masks) + 1, np.uint32)
+    rank[kept + 1] = np.arange(1, len(kept) + 1)
+    return rank[claimed], kept, areas[kept]
+
+
+def labelled_objects(
+    labels: NDArray[np.uint32],
+    count: int,
+    *,
+    tile: Tile,
+    bounds: Window,
+    reach: tuple[int, ...],
+    predicted_iou: NDArray[np.float32],
+    stability: NDArray[np.float32],
+    points: NDArray[np.float32] | None = None,
+    prompts: NDArray[np.int64] | None = None,
+    whole: WholeMasks | None = None,
+) -> TileObjects:
+    """The objects of a label image over a tile's read window.
+
+    Args:
+        labels: (z, y, x), 1..`count`, each of which occurs, or 0.
+        count: number of objects.
+        tile: the tile.
+        bounds: all that could be read, (z, y, x).
+        reach: pixels at an edge of the window, along each axis, from which an object may go on
+            behind it; 0: it never does.
+        predicted_iou: (count,).
+        stability: (count,).
+        points: (count, 2) in global pixels; None where there were none.
+        prompts: (count,) number of the prompt that asked for each; None where none did.
+        whole: masks before they were cut by each other.
+    """
+    areas, boxes = measured(labels, count, tile.read)
+    own = tile.write.relative_to(tile.read).slices
+    owned_areas, owned_boxes = measured(labels[own], count, tile.write)
+    return TileObjects(
+        tile=tile,
+        rles=encode_labels(folded(labels), count),
+        boxes=boxes,
+        areas=areas,
+        owned_boxes=owned_boxes,
+        owned_areas=owned_areas,
+        predicted_iou=predicted_iou,
+        stability=stability,
+        points=np.full((count, 2), np.nan, np.float32) if points is None else points,
+        cut=_cut_sides(labels, count, tile.read, bounds, reach),
+        prompts=np.full(count, -1, np.int64) if prompts is None else prompts,
+        whole=whole,
     )
 
 
@@ -253,25 +340,24 @@ def measured(
     """Areas (count,) and boxes (count, 6), global and zeros without pixels, of labels 1..count.
 
     Args:
-        labels: (y, x) of a window one slice thick.
+        labels: (z, y, x) of a window.
         count: number of labels.
         window: where they lie.
     """
-    areas, flat = np.zeros(count + 1, np.int64), np.zeros((count + 1, 4), np.int64)
-    measure()(labels, areas, flat)
-    boxes = np.zeros((count, 6), np.int64)
-    found, (z, y, x) = areas[1:] > 0, window.start
-    flat = flat[1:][found] + np.array([y, x, y, x])
-    boxes[found] = np.insert(flat, [0, 2], [z, z + 1], axis=1)
-    return areas[1:], boxes
+    areas, boxes = np.zeros(count + 1, np.int64), np.zeros((count + 1, 6), np.int64)
+    measure()(labels, areas, boxes)
+    found = areas > 0
+    boxes[found] += np.tile(window.start, 2)
+    return areas[1:], boxes[1:]
 
 
 def _cut_sides(
-    labels: NDArray[np.uint32], count: int, read: Window, bounds: Window
+    labels: NDArray[np.uint32], count: int, read: Window, bounds: Window, reach: tuple[int, ...]
 ) -> NDArray[np.uint8]:
     cut = np.zeros(count + 1, np.uint8)
-    for axis in (1, 2):
-        low, high = labels.take(0, axis - 1), labels.take(-1, axis - 1)
+    for axis, pixels in enumerate(reach):
+        along = np.moveaxis(labels, axis, 0)
+        low, high = along[:pixels], along[max(0, len(along) - pixels) :]
         if read.start[axis] > bounds.start[axis]:
             cut[low] |= np.uint8(1 << (2 * axis))
         if read.stop[axis] < bounds.stop[axis]:

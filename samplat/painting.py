@@ -8,26 +8,48 @@ it was found in.
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from samplat.attempts import ATTEMPTS
 from samplat.claims import NO_CLAIMS, Claims
 from samplat.errors import JobError
 from samplat.files import canonical, sha256
-from samplat.job import Plan, SegmentJob, Tools
+from samplat.job import Plan, SegmentJob, Tools, tile_pixel_areas
+from samplat.ledger import TileRecord
+from samplat.matching import seams_digest
 from samplat.pixels import ImageSource, read_valid
 from samplat.regions import BACKGROUND, Regions, find_regions
-from samplat.store import JobStore, TileRecord
-from samplat.tiles import Tile, Window
+from samplat.stages import Stages
+from samplat.tiles import Window
+from samplat.workbench import Shared
 
-ATTEMPTS = 3
-"""How often the image is asked for a tile's valid pixels."""
+SOURCES = Shared[ImageSource]()
+"""Images of this process, open without a model."""
+
+
+def survey_regions(
+    planned: Plan,
+    records: Sequence[TileRecord],
+    seams: Sequence[str],
+    tools: Tools,
+    stages: Stages,
+) -> dict[int, str]:
+    """Digests of the regions of tiles with objects; none where holes and islands do not matter."""
+    if not is_mended(planned.job):
+        return {}
+
+    def digest(index: int) -> str | None:
+        inputs = survey_inputs(records[index], seams[index] if seams else None)
+        return planned.store.regions_digest(index, inputs)
+
+    done = [r.index for r in records if r.outcome == "done"]
+    areas = tuple(tile_pixel_areas(planned.job.pixel_areas, planned.grid).tolist())
+    task = SurveyTask(plan=planned, tools=tools, pixel_areas=areas)
+    return stages.make("regions", task, done, digest, planned.store.path)
 
 
 def is_mended(job: SegmentJob) -> bool:
@@ -35,68 +57,30 @@ def is_mended(job: SegmentJob) -> bool:
     return job.fill_holes > 0 or job.drop_islands > 0
 
 
-def known_record(store: JobStore, index: int) -> TileRecord:
-    """The ledger's entry for a tile that was computed."""
-    return entered(store, f"tile {index}", store.read_record(index))
-
-
-def entered(store: JobStore, what: str, record: TileRecord | None) -> TileRecord:
-    """A record that must be there.
-
-    Raises:
-        JobError: it is not.
-    """
-    if record is None:
-        raise JobError(
-            f"{what} is not in the ledger of {store.path}, although it was computed; "
-            "is the directory shared with the workers?"
-        )
-    return record
-
-
-def around(planned: Plan, index: int) -> Iterator[Tile]:
-    """A tile and those whose read windows overlap its own, in order."""
-    return planned.grid.overlapping(planned.grid[index].read)
-
-
-def seam_inputs(planned: Plan, index: int, record: Callable[[int], TileRecord]) -> str:
-    """Digest of what a tile's seams are found from."""
-    digests = {str(t.index): record(t.index).objects_sha256 for t in around(planned, index)}
-    return sha256(canonical(digests))
-
-
-def seams_digest(planned: Plan, store: JobStore, index: int) -> str | None:
-    """Digest of the seams of a tile; None where there are none, as with prompts."""
-    if planned.prompts is not None:
-        return None
-    inputs = seam_inputs(planned, index, functools.partial(known_record, store))
-    return store.seams_digest(index, inputs) or "nothing"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Painting:
     """What a tile paints."""
 
     labels: NDArray[np.uint32]
-    """(y, x) over its write window: index into `ids` + 1, or 0."""
+    """(z, y, x) over its write window: index into `ids` + 1, or 0."""
     ids: NDArray[np.uint64]
     """(N,) provisional ids of its objects, and of those that it claims."""
 
 
-def painting_of(planned: Plan, store: JobStore, record: TileRecord) -> Painting:
+def painting_of(planned: Plan, record: TileRecord) -> Painting:
     """What a finished tile paints."""
     tile = planned.grid[record.index]
-    objects, claims = store.read_objects(tile, record), _claims(planned, store, record.index)
-    labels = objects.labels(tile.write)[0]
+    objects, claims = planned.store.read_objects(tile, record), _claims(planned, record.index)
+    labels = objects.labels(tile.write)
     if claims.rles:
-        claimed = claims.labels(tile.write)[0]
+        claimed = claims.labels(tile.write)
         np.copyto(labels, claimed + np.uint32(len(objects)), where=claimed > 0)
     return Painting(labels=labels, ids=np.concatenate([objects.ids, claims.ids]))
 
 
-def _claims(planned: Plan, store: JobStore, index: int) -> Claims:
-    digest = seams_digest(planned, store, index)
-    return NO_CLAIMS if digest is None else store.read_seams(index, digest)[1]
+def _claims(planned: Plan, index: int) -> Claims:
+    digest = seams_digest(planned, index)
+    return NO_CLAIMS if digest is None else planned.store.read_seams(index, digest)[1]
 
 
 def survey_inputs(record: TileRecord, seams: str | None) -> str:
@@ -115,15 +99,14 @@ class SurveyTask:
 
     def __call__(self, index: int) -> str:
         """Digest of the regions."""
-        store = JobStore(path=Path(self.plan.job.job_dir))
-        record = known_record(store, index)
-        painting = painting_of(self.plan, store, record)
+        record = self.plan.store.tiles.known(index)
+        painting = painting_of(self.plan, record)
         holes = self.plan.job.fill_holes > 0
-        regions, image = find_regions(painting.labels, painting.ids, background=holes)
+        regions, image = find_regions(painting.labels[0], painting.ids, background=holes)
         if holes:
             regions = self._opened(index, regions, image)
-        inputs = survey_inputs(record, seams_digest(self.plan, store, index))
-        return store.write_regions(index, regions, inputs)
+        inputs = survey_inputs(record, seams_digest(self.plan, index))
+        return self.plan.store.write_regions(index, regions, inputs)
 
     def _opened(self, index: int, regions: Regions, image: NDArray[np.int32]) -> Regions:
         """Regions, with those that cannot be a part of a hole marked."""
@@ -145,9 +128,10 @@ class SurveyTask:
         corner = self.plan.grid[index].write.start
         part = Window(start=(0, *map(int, start)), stop=(1, *map(int, stop)))
         window = part.shifted(corner).shifted(self.plan.window.start)
+        open_source = functools.partial(self.tools.open_source, self.plan.job.source)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                valid = read_valid(_shared_source(self.plan, self.tools), window)[1]
+                valid = read_valid(SOURCES.get(self.plan, open_source), window)[1]
             except Exception as failure:
                 if attempt == ATTEMPTS:
                     raise JobError(
@@ -171,27 +155,3 @@ def _at_the_edge(planned: Plan, index: int, regions: Regions) -> NDArray[np.bool
     ):
         opened[edge] |= place == end
     return opened[1:]
-
-
-# Open files are not picklable: each process opens the image once per job, and without the model.
-_sources: dict[str, ImageSource] = {}
-_sources_lock = threading.Lock()
-
-
-def _shared_source(planned: Plan, tools: Tools) -> ImageSource:
-    with _sources_lock:
-        if planned.job.job_dir not in _sources:
-            _sources[planned.job.job_dir] = tools.open_source(planned.job.source)
-        return _sources[planned.job.job_dir]
-
-
-@contextmanager
-def closing_source(planned: Plan) -> Iterator[None]:
-    """Close the image afterwards, if the survey opened it in this process."""
-    try:
-        yield
-    finally:
-        with _sources_lock:
-            source = _sources.pop(planned.job.job_dir, None)
-        if source is not None:
-            source.close()

@@ -43,7 +43,7 @@ class View:
 
 
 def views(grid: TileGrid, tile: Tile, scales: Sequence[int]) -> Iterator[View]:
-    """The views of a tile at every scale, the largest scale first.
+    """The views of each slice of a tile at every scale, the largest scale first.
 
     Args:
         grid: the grid of the tile.
@@ -55,8 +55,8 @@ def views(grid: TileGrid, tile: Tile, scales: Sequence[int]) -> Iterator[View]:
         parts = -(-scale // min(scales))
         finer = TileGrid(
             shape=cell.shape,
-            tile_shape=tuple(-(-n // parts) for n in cell.shape),
-            halo=tuple(-(-n // parts) for n in grid.halo),
+            tile_shape=(cell.shape[0], *(-(-n // parts) for n in cell.shape[1:])),
+            halo=(0, *(-(-n // parts) for n in grid.halo[1:])),
         )
         for part in finer:
             own = part.write.shifted(cell.start)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from samplat.errors import InputError
 from samplat.label_loops import filled, pair_runs
-from samplat.objects import TileObjects
+from samplat.objects import TileObjects, folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +90,11 @@ def match_strip(
     Args:
         first: objects of a tile.
         second: objects of another tile, whose read window overlaps.
-        first_labels: labels (y, x) of the first one's objects where both see.
+        first_labels: labels (z, y, x) of the first one's objects where both see.
         second_labels: of the second one's.
         rules: thresholds.
     """
-    table = contingency(first_labels, second_labels)
+    table = contingency(folded(first_labels), folded(second_labels))
     i, j = table.first - 1, table.second - 1
     linked = _is_same(table, first.truncated[i] | second.truncated[j], rules)
     return np.stack([i[linked], j[linked]], axis=1)

@@ -1,4 +1,4 @@
-"""The built-in segmenters: a model prompted with a grid of points, or with what a job asks for."""
+"""The built-in segmenters: a model asked at a grid of points, or prompts of a job; a threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.errors import InputError
-from samplat.masks import MaskSet, concatenate, mask_set
+from samplat.masks import MaskSet, concatenate, mask_set, masks_of_labels
 from samplat.object_prompts import ObjectPrompt
 
 if TYPE_CHECKING:
@@ -204,6 +204,39 @@ class PromptedFactory(_ModelFactory):
         known = shipped_models() if self.models is None else self.models
         spec = known.get(_needed(model))
         return spec.image_size if spec else 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSegmenter:
+    """Connected bright regions: what needs no model."""
+
+    level: float = 127.5
+    """Grey values above this, as the stretch makes them, are objects; the middle of 0..255."""
+
+    def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+        """Regions of valid pixels, brighter on the mean of the bands, connected by their sides."""
+        from scipy import ndimage
+
+        bright = pixels.sum(axis=-1, dtype=np.uint16) > pixels.shape[-1] * self.level
+        labels, count = ndimage.label(bright & valid)
+        return masks_of_labels(labels, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdFactory:
+    """Makes the segmenter without a model."""
+
+    name: str = "threshold"
+
+    def create(self, model: str | None, **options: Any) -> ThresholdSegmenter:
+        """Its only option is `level`."""
+        if unknown := sorted(options.keys() - {"level"}):
+            raise InputError(f"the threshold does not take this option: {unknown[0]}")
+        return ThresholdSegmenter(**options)
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        """The level."""
+        return {"level": self.create(model, **options).level}
 
 
 def _check_none(options: Mapping[str, Any]) -> None:

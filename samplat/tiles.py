@@ -10,6 +10,7 @@ shards of the label store; the `read` windows add a halo, clipped to the image::
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,6 +51,11 @@ class Window:
         start = tuple(map(max, self.start, other.start))
         return Window(start=start, stop=tuple(map(max, start, map(min, self.stop, other.stop))))
 
+    def meets(self, other: Window) -> bool:
+        """Whether the two share a pixel."""
+        ends = zip(self.start, self.stop, other.start, other.stop, strict=True)
+        return all(max(a, c) < min(b, d) for a, b, c, d in ends)
+
     def contains(self, other: Window) -> bool:
         """Whether every pixel of `other` lies in this window."""
         return self.intersection(other) == other
@@ -74,6 +80,11 @@ class Window:
             start=tuple(a - m for a, m in zip(self.start, margin, strict=True)),
             stop=tuple(b + m for b, m in zip(self.stop, margin, strict=True)),
         )
+
+    def transposed(self, axes: tuple[int, ...]) -> Window:
+        """The same window of the transposed array."""
+        start, stop = (tuple(end[axis] for axis in axes) for end in (self.start, self.stop))
+        return Window(start=start, stop=stop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +170,21 @@ class TileGrid:
             scene=scene.relative_to(part),
         )
 
-    @property
+    def transposed(self, axes: tuple[int, ...]) -> TileGrid:
+        """The same tiles, in another order, of the transposed image."""
+
+        def turned(values: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(values[axis] for axis in axes)
+
+        return TileGrid(
+            shape=turned(self.shape),
+            tile_shape=turned(self.tile_shape),
+            halo=turned(self.halo),
+            lead=turned(self.lead),
+            scene=None if self.scene is None else self.scene.transposed(axes),
+        )
+
+    @functools.cached_property
     def image(self) -> Window:
         """All of the image."""
         return Window(start=(0,) * len(self.shape), stop=self.shape)
@@ -184,9 +209,25 @@ class TileGrid:
     def __getitem__(self, index: int) -> Tile:
         if not 0 <= index < len(self):
             raise IndexError(f"tile {index} of a grid of {len(self)} tiles")
-        cell = self.cell(index)
-        read = cell.grown(self.halo).intersection(self.bounds)
-        return Tile(index=index, read=read, write=cell.intersection(self.image))
+        return self._tile(index, self.position(index))
+
+    def _tile(self, index: int, position: tuple[int, ...]) -> Tile:
+        # by hand: merging asks for it some fifty times a tile
+        bounds = self.bounds
+        write: tuple[list[int], list[int]] = ([], [])
+        read: tuple[list[int], list[int]] = ([], [])
+        for axis, size in enumerate(self.tile_shape):
+            start = position[axis] * size - self.lead[axis]
+            stop, halo = start + size, self.halo[axis]
+            write[0].append(max(start, 0))
+            write[1].append(min(stop, self.shape[axis]))
+            read[0].append(max(start - halo, bounds.start[axis]))
+            read[1].append(min(stop + halo, bounds.stop[axis]))
+        return Tile(
+            index=index,
+            read=Window(start=tuple(read[0]), stop=tuple(read[1])),
+            write=Window(start=tuple(write[0]), stop=tuple(write[1])),
+        )
 
     def cell(self, index: int) -> Window:
         """A tile without halo, whole: in the image's frame, but not clipped to it."""
@@ -220,20 +261,11 @@ class TileGrid:
                 place.start, place.stop, self.tile_shape, self.counts, strict=True
             )
         ]
-        for position in _product(spans):
-            tile = self[self.index(position)]
-            if tile.read.intersection(window).size:
+        for position in itertools.product(*spans):
+            tile = self._tile(self.index(position), position)
+            if tile.read.meets(window):
                 yield tile
 
     def neighbours(self, tile: Tile) -> Iterator[Tile]:
         """Tiles of higher index whose read window overlaps this tile's: each pair comes once."""
         return (t for t in self.overlapping(tile.read) if t.index > tile.index)
-
-
-def _product(spans: list[range]) -> Iterator[tuple[int, ...]]:
-    if not spans:
-        yield ()
-        return
-    for first in spans[0]:
-        for rest in _product(spans[1:]):
-            yield (first, *rest)

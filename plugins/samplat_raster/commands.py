@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import sys
-import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samplat_raster.drawing import Drawing
-from samplat_raster.exporting import (
-    RightAngles,
-    Simplify,
-    Stac,
-    check_image,
+from samplat import (
+    JobCommand,
+    default_job_dir,
     exporters_for,
+    fitting_tiles,
     usage_error,
-    with_item,
-    write_outputs,
 )
+from samplat_raster.drawing import Drawing
+from samplat_raster.exporting import RightAngles, Simplify, Stac, with_item
 
 if TYPE_CHECKING:
     from samplat import (
-        Exporter,
         ImageInfo,
-        JobResult,
         Plan,
-        Progress,
         PromptSpec,
         Registry,
-        Rehearsal,
         SegmentJob,
         SourceSpec,
         Window,
@@ -270,103 +260,21 @@ def tile_segment(
         job = replace(job, min_area=min_area)
     if min_area or max_area is not None or fill_holes or drop_islands:
         job = replace(job, pixel_areas=_pixel_areas(tools, job))
-    run = _Run(job=job, tools=tools, exporters=exporters, log_json=log_json)
+    run = JobCommand(
+        job=job, tools=tools, exporters=exporters, log_json=log_json, described=_described
+    )
     planned = run.check()
+    if planned.info.crs is None:
+        run.progress.message(f"warning: the CRS of {image} is {AREA_HINT}")
     if dry_run:
         run.describe(planned)
     else:
         run.carry_out(executor, overwrite=overwrite)
 
 
-def fitting_tiles(seen: int, tile_size: int | None, halo: int | None) -> tuple[int, int]:
-    """Tile size and halo with which a tile and its halo fill what the model sees.
-
-    Args:
-        seen: side of the window that the model sees without shrinking it, in pixels of the image.
-        tile_size: as given, or None to be chosen.
-        halo: as given, or None for an eighth of `seen`.
-    """
-    chosen = max(1, seen // 8) if halo is None else halo
-    return tile_size or max(1, seen // 4, seen - 2 * chosen), chosen
-
-
 def _input_size(tools: Registry, model: str, scale: int) -> int:
     spec = tools.models().get(model)
     return (spec.image_size if spec else UNKNOWN_INPUT_SIZE) // scale
-
-
-@dataclass(kw_only=True)
-class _Run:
-    """One use of the command, after its arguments were understood."""
-
-    job: SegmentJob
-    tools: Registry
-    exporters: Mapping[Path, Exporter]
-    log_json: bool
-    began: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        from samplat import choose_progress
-
-        self.progress: Progress = choose_progress(sys.stderr, log_json=self.log_json)
-
-    def check(self) -> Plan:
-        """Refuse what cannot work: outputs first, they are the cheaper ones."""
-        from samplat import plan
-
-        for output, exporter in self.exporters.items():
-            exporter.check(output)
-        planned = plan(self.job, self.tools)
-        check_image(self.exporters, planned.info)
-        if planned.info.crs is None:
-            self.progress.message(f"warning: the CRS of {self.job.source.path} is {AREA_HINT}")
-        return planned
-
-    def describe(self, planned: Plan) -> None:
-        """Say what would be done and what it would take, by one tile; a run does not ask first."""
-        from samplat import rehearse
-
-        rehearsed = rehearse(planned, self.tools)
-        typer.echo(_described(planned, self.exporters))
-        typer.echo(_projected(rehearsed, planned))
-
-    def carry_out(self, executor: str, *, overwrite: bool) -> None:
-        """Run the job, write the outputs, say what was done."""
-        from samplat import run_job
-
-        result = run_job(
-            self.job,
-            tools=self.tools,
-            executor=self.tools.executor(executor).create(),
-            progress=self.progress,
-            overwrite=overwrite,
-        )
-        write_outputs(result, self.exporters, self.progress)
-        for warning in result.warnings:
-            self.progress.message(f"warning: {warning}")
-        self._summarise(result)
-        if not result.complete:
-            raise typer.Exit(3)
-
-    def _summarise(self, result: JobResult) -> None:
-        facts: dict[str, Any] = {
-            "objects": result.objects.num_rows,
-            **({} if result.nested is None else {"masks": result.nested.num_rows}),
-            "tiles": len(result.tiles),
-            "skipped": len(result.skipped),
-            "quarantined": [tile.index for tile in result.quarantined],
-            **_fates(result),
-            "seconds": round(time.monotonic() - self.began, 2),
-            "files": [str(output) for output in self.exporters],
-            "job_dir": self.job.job_dir,
-        }
-        line = json.dumps({"event": "summary", **facts}) if self.log_json else _summary(facts)
-        typer.echo(line)
-
-
-def default_job_dir(output: Path) -> Path:
-    """`out.tif` keeps its state in `out.tif.samplat-job`."""
-    return output.with_name(output.name + ".samplat-job")
 
 
 def _check_choices(tools: Registry, **values: str) -> None:
@@ -489,14 +397,6 @@ def _prompt_spec(prompts: Path | None, window: int | None, **options: Any) -> Pr
     return PromptSpec(path=str(prompts), options=given, window=window)
 
 
-def _fates(result: JobResult) -> dict[str, Any]:
-    """What became of the prompts, if there were any: how many of each fate."""
-    if result.prompts is None:
-        return {}
-    counts = Counter(result.prompts["fate"].to_pylist())
-    return {"prompts": dict(sorted(counts.items())), "report": str(result.store.report_path)}
-
-
 def _source(tools: Registry, image: str, options: Mapping[str, Any]) -> SourceSpec:
     from samplat import InputError, SourceSpec
 
@@ -516,59 +416,18 @@ def _pixel_areas(tools: Registry, job: SegmentJob) -> tuple[tuple[float, ...], .
     return areas_over(info if job.window is None else info.part(job.window))
 
 
-def _described(planned: Plan, exporters: Mapping[Path, Exporter]) -> str:
+def _described(planned: Plan) -> list[str]:
     _, height, width = planned.info.shape
     stretched = zip(planned.stretch.low, planned.stretch.high, strict=True)
-    lines = (
+    return [
         f"image: {width} x {height} pixels, {planned.info.bands} bands of {planned.info.dtype}",
         f"CRS: {_crs_name(planned.info.crs)}",
         f"stretch: {', '.join(f'{low:g} to {high:g}' for low, high in stretched)}",
         f"tiles: {len(planned.grid)} of {planned.job.tile_size} + {planned.grid.halo[2]} pixels",
-        *_asked(planned),
-        f"job directory: {planned.job.job_dir}",
-        *(f"would write {output} ({exporter.name})" for output, exporter in exporters.items()),
-    )
-    return "\n".join(lines)
-
-
-def _asked(planned: Plan) -> list[str]:
-    if planned.prompts is None or planned.sight is None:
-        return []
-    wide = sum(unit.factor > 1 for unit in planned.units)
-    told = Counter(planned.prompts.features["fate"].to_pylist())
-    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(told.items()))
-    return [
-        f"prompts: {planned.prompts.features.num_rows} ({fates}) of {len(planned.prompts)} objects",
-        f"windows: {len(planned.units)} of {planned.sight.side} pixels, {wide} seen smaller",
     ]
-
-
-def _projected(one: Rehearsal | None, planned: Plan) -> str:
-    if one is None:
-        return "no tile has data"
-    what, count = ("window", len(planned.units)) if planned.units else ("tile", len(planned.grid))
-    minutes, gib = one.seconds * count / 60, one.peak_bytes / 2**30
-    return (
-        f"one {what}: {one.seconds:.1f} s, {one.objects} objects\n"
-        f"all of them: about {minutes:.1f} min, {gib:.2f} GiB of memory at most"
-    )
 
 
 def _crs_name(crs: str | None) -> str:
     from pyproj import CRS
 
     return str(CRS.from_wkt(crs).name) if crs else "none"
-
-
-def _summary(facts: Mapping[str, Any]) -> str:
-    left = [f"{facts['skipped']} skipped"] if facts["skipped"] else []
-    left += [f"{len(facts['quarantined'])} failed"] if facts["quarantined"] else []
-    tiles = f"{facts['tiles']} tiles" + (f" ({', '.join(left)})" if left else "")
-    head = f"{facts['objects']} objects, {tiles}, {facts['seconds']:.1f} s"
-    if "masks" in facts:
-        head = f"{facts['masks']} masks, {head}"
-    lines = [head, *(f"wrote {name}" for name in facts["files"])]
-    if "prompts" in facts:
-        fates = ", ".join(f"{count} {fate}" for fate, count in facts["prompts"].items())
-        lines.append(f"prompts: {fates}; see {facts['report']}")
-    return "\n".join(lines)

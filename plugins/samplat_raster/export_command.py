@@ -10,14 +10,7 @@ from typing import Annotated
 import typer
 
 from samplat_raster.drawing import Drawing
-from samplat_raster.exporting import (
-    RightAngles,
-    Simplify,
-    Stac,
-    exporters_for,
-    with_item,
-    write_outputs,
-)
+from samplat_raster.exporting import RightAngles, Simplify, Stac, with_item
 
 
 def export(
@@ -42,7 +35,7 @@ def export(
 
     Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for tiles that failed.
     """
-    from samplat import choose_progress, open_result, registry
+    from samplat import choose_progress, exporters_for, open_result, registry, write_outputs
 
     drawing = Drawing(simplify=simplify, right_angles=right_angles)
     wanted = with_item(outputs) if stac else outputs

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat import JobResult
+from samplat_raster.ahead import ahead
 from samplat_raster.drawing import EXACT, Drawing
-from samplat_raster.georeference import ground_areas, to_world
+from samplat_raster.georeference import ground_areas, matrix_to_world, to_world
 from samplat_raster.prompt_columns import prompt_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from samplat_raster.polygons import Outlines
-
-T = TypeVar("T")
+    from samplat_raster.rings import Polygons
 
 COPIED_COLUMNS = ("area_px", "predicted_iou", "stability", "truncated")
 """Columns of the job's table of objects that go into the file as they are."""
@@ -32,9 +31,8 @@ class FeatureBatch:
 
     columns: pa.RecordBatch
     """Their attributes, with `feature_schema`."""
-    geometries: NDArray[np.object_]
-    """(N,) valid polygons or multipolygons in world units; shells run against the clock, holes
-    with it."""
+    geometries: Polygons
+    """(N,) valid ones in world units; shells run against the clock, holes with it."""
 
 
 def feature_schema(objects: pa.Schema) -> pa.Schema:
@@ -84,20 +82,9 @@ def features(result: JobResult, drawing: Drawing = EXACT) -> Iterator[FeatureBat
     from samplat_raster.polygons import outlines
 
     label_dtype(result)  # refuses more objects than polygons can number
-    for some in _ahead(outlines(result, drawing)):
-        yield FeatureBatch(
-            columns=_columns(result, some), geometries=_on_the_ground(result, some.geometries)
-        )
-
-
-def _ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used."""
-    end: Any = object()
-    with ThreadPoolExecutor(1) as maker:
-        coming = maker.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = maker.submit(next, items, end)
-            yield item
+    for some in ahead(outlines(result, drawing)):
+        moved = some.geometries.moved(matrix_to_world(result.info))
+        yield FeatureBatch(columns=_columns(result, some), geometries=moved)
 
 
 def _columns(result: JobResult, some: Outlines) -> pa.RecordBatch:
@@ -137,11 +124,3 @@ def _joined_numbers(lists: pa.Array) -> pa.Array:
 def _points(table: pa.Table) -> NDArray[np.float64]:
     columns = [table[name].to_numpy().astype(np.float64) for name in ("point_x", "point_y")]
     return np.stack(columns, axis=1)
-
-
-def _on_the_ground(result: JobResult, geometries: NDArray[np.object_]) -> NDArray[np.object_]:
-    import shapely
-
-    moved = shapely.transform(geometries, lambda xy: to_world(result.info, xy))
-    oriented: NDArray[np.object_] = shapely.orient_polygons(moved, exterior_cw=False)
-    return oriented

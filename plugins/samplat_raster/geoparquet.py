@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+NAMES = {False: "Polygon", True: "MultiPolygon"}
+"""Types of geometries, by whether they have several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +70,17 @@ def _schema(objects: pa.Schema) -> pa.Schema:
 def _write(batches: Iterable[FeatureBatch], writer: Any) -> dict[str, Any]:
     """Write the batches; returns what the metadata tell of all of them."""
     import pyarrow as pa
-    import shapely
 
     types: set[str] = set()
     bounds = np.array([np.inf, np.inf, -np.inf, -np.inf])
     for batch in batches:
-        boxes = shapely.bounds(batch.geometries)
+        boxes = batch.geometries.measures().bounds
         bounds[:2] = np.minimum(bounds[:2], boxes[:, :2].min(axis=0))
         bounds[2:] = np.maximum(bounds[2:], boxes[:, 2:].max(axis=0))
-        types |= {
-            shapely.GeometryType(t).name for t in np.unique(shapely.get_type_id(batch.geometries))
-        }
+        types |= {NAMES[several] for several in batch.geometries.multiple.tolist()}
         arrays = [
             *batch.columns.columns,
-            pa.array(shapely.to_wkb(batch.geometries), pa.binary()),
+            batch.geometries.wkb(),
             pa.StructArray.from_arrays(list(boxes.T), names=list(SIDES)),
         ]
         writer.write_batch(pa.record_batch(arrays, schema=writer.schema))
@@ -91,10 +90,9 @@ def _write(batches: Iterable[FeatureBatch], writer: Any) -> dict[str, Any]:
 def _metadata(crs: str | None, types: set[str], bounds: Any) -> dict[str, Any]:
     from pyproj import CRS
 
-    names = {"POLYGON": "Polygon", "MULTIPOLYGON": "MultiPolygon"}
     column = {
         "encoding": "WKB",
-        "geometry_types": sorted(names[t] for t in types),
+        "geometry_types": sorted(types),
         "crs": CRS.from_wkt(crs).to_json_dict() if crs else None,
         "orientation": "counterclockwise",
         "covering": {"bbox": {side: ["bbox", side] for side in SIDES}},

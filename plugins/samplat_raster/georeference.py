@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from samplat import InputError
 
 if TYPE_CHECKING:
     from samplat import ImageInfo
+    from samplat_raster.rings import Polygons
 
 TRUE_TO_SCALE = 0.01
 """A CRS whose metres differ from those on the ground by less is taken at its word."""
@@ -100,6 +102,11 @@ def pixel_metres(info: ImageInfo) -> tuple[float, float]:
     return measured
 
 
+def matrix_to_world(info: ImageInfo) -> NDArray[np.float64]:
+    """(2, 3) of columns x, y and 1: pixel positions to world units."""
+    return np.asarray(info.index_to_world)[:2, [0, 1, 3]]
+
+
 def to_world(info: ImageInfo, xy: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pixel positions (N, 2) x, y in world units."""
     (a, b, _, c), (d, e, _, f) = info.index_to_world[:2]
@@ -112,7 +119,7 @@ LARGE = 5_000.0
 
 
 def ground_areas(
-    geometries: NDArray[np.object_], pixels: NDArray[np.int64], info: ImageInfo
+    geometries: Polygons, pixels: NDArray[np.int64], info: ImageInfo
 ) -> NDArray[np.float64] | None:
     """Areas in square metres on the ellipsoid; None without a CRS.
 
@@ -120,20 +127,19 @@ def ground_areas(
     have the mean size that geodesics make of its polygon.
 
     Args:
-        geometries: (N,) polygons or multipolygons in pixels.
+        geometries: (N,) in pixels.
         pixels: (N,) their numbers of pixels.
         info: the image.
     """
-    import shapely
-
     if info.crs is None:
         return None
-    x0, y0, x1, y1 = shapely.bounds(geometries).T
-    size = pixel_areas(shapely.get_coordinates(shapely.centroid(geometries)), info)
-    large = ~(np.maximum(x1 - x0, y1 - y0) * np.sqrt(size) < LARGE)
-    if large.any():
-        moved = shapely.transform(geometries[large], lambda xy: to_world(info, xy))
-        size[large] = geodesic_areas(moved, info.crs) / shapely.area(geometries[large])
+    measures = geometries.measures()
+    extents = (measures.bounds[:, 2:] - measures.bounds[:, :2]).max(axis=1)
+    size = pixel_areas(measures.centroids, info)
+    large = np.flatnonzero(~(extents * np.sqrt(size) < LARGE))
+    if len(large):
+        moved = geometries.take(large).moved(matrix_to_world(info))
+        size[large] = geodesic_areas(moved, info.crs) / measures.areas[large]
     areas: NDArray[np.float64] = pixels * size
     return areas
 
@@ -187,9 +193,11 @@ def _areas_of_squares(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.fl
     """Square metres of a pixel, the mean of a square of SQUARE pixels a side."""
     import shapely
 
+    from samplat_raster.rings import Polygons
+
     half = SQUARE / 2
-    squares = shapely.box(*(xy - half).T, *(xy + half).T)
-    moved = shapely.transform(squares, lambda pixels: to_world(info, pixels))
+    squares = Polygons.of_shapely(shapely.box(*(xy - half).T, *(xy + half).T))
+    moved = squares.moved(matrix_to_world(info))
     return geodesic_areas(moved, str(info.crs)) / SQUARE**2
 
 
@@ -237,37 +245,29 @@ def to_pixels(info: ImageInfo, world: NDArray[np.float64]) -> NDArray[np.float64
     return pixels
 
 
-def geodesic_areas(geometries: NDArray[np.object_], crs: str) -> NDArray[np.float64]:
+def geodesic_areas(geometries: Polygons, crs: str) -> NDArray[np.float64]:
     """Areas in square metres on the ellipsoid of a CRS, edges taken as geodesics.
 
     Args:
-        geometries: (N,) polygons or multipolygons in that CRS.
+        geometries: (N,) in that CRS.
         crs: as WKT.
     """
-    import shapely
     from pyproj import CRS, Transformer
 
     system = CRS.from_user_input(crs)
     geographic = system.geodetic_crs or CRS.from_epsg(4326)
     transform = Transformer.from_crs(system, geographic, always_xy=True).transform
-    parts, owner = shapely.get_parts(geometries, return_index=True)
-    rings, part_of = shapely.get_rings(parts, return_index=True)
-    # the first ring of a part is its shell, the others are holes
-    sign = np.where(np.diff(part_of, prepend=-1) != 0, 1.0, -1.0)
-    areas = np.abs(_ring_areas(rings, transform, geographic.get_geod()))
-    total = np.bincount(owner[part_of], weights=sign * areas, minlength=len(geometries))
-    return total.astype(np.float64)
+    areas = np.abs(_ring_areas(geometries, transform, geographic.get_geod()))
+    signed = np.where(geometries.shells, areas, -areas)
+    firsts = geometries.parts[geometries.owners[:-1]]
+    total: NDArray[np.float64] = np.add.reduceat(signed, firsts)
+    return total
 
 
-def _ring_areas(rings: NDArray[np.object_], transform: Any, geod: Any) -> NDArray[np.float64]:
-    import shapely
-
-    xy, ring_of = shapely.get_coordinates(rings, return_index=True)
-    lon, lat = transform(xy[:, 0], xy[:, 1])
-    ends = np.searchsorted(ring_of, np.arange(len(rings)), side="right")
-    starts = np.concatenate([[0], ends])[:-1].astype(int)
+def _ring_areas(geometries: Polygons, transform: Any, geod: Any) -> NDArray[np.float64]:
+    lon, lat = transform(*geometries.xy.T)
     areas = [
         geod.polygon_area_perimeter(lon[a:b], lat[a:b])[0]
-        for a, b in zip(starts, ends, strict=True)
+        for a, b in itertools.pairwise(geometries.rings.tolist())
     ]
     return np.asarray(areas, np.float64)

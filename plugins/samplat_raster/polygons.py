@@ -15,15 +15,19 @@ is traced, and simplified, by itself.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import HOLE, JobError, JobResult
+from samplat import HOLE, JobError, JobResult, TileGrid
+from samplat_raster.ahead import in_order
 from samplat_raster.drawing import EXACT, Drawing
-from samplat_raster.tracing import Regions, joined, trace
+from samplat_raster.joining import Lines, Piece, joined
+from samplat_raster.rings import Polygons, concatenated
+from samplat_raster.tracing import Regions, trace
 
 BATCH_OBJECTS = 1 << 14
 """Objects of a batch, about."""
@@ -37,8 +41,8 @@ class Outlines:
 
     rows: NDArray[np.int64]
     """(N,) their rows in the job's table of features: its objects, or all masks."""
-    geometries: NDArray[np.object_]
-    """(N,) valid polygons or multipolygons, in pixels x, y: pixel (0, 0) is the unit square."""
+    geometries: Polygons
+    """(N,) valid ones, in pixels x, y: pixel (0, 0) is the unit square."""
 
 
 def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
@@ -56,28 +60,22 @@ def outlines(result: JobResult, drawing: Drawing = EXACT) -> Iterator[Outlines]:
 def _by_shard(result: JobResult, tolerance: float) -> Iterator[Outlines]:
     joiner = _Joiner(result, tolerance)
     regions = _label_regions if result.nested is None else _mask_regions
-    for tile, some in enumerate(regions(result, tolerance)):
+    draw = functools.partial(regions, result, tolerance)
+    for tile, some in enumerate(in_order(draw, range(len(result.grid)))):
         yield joiner.finished_by(tile, some)
     joiner.check_nothing_left()
 
 
-def _label_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
-    """The regions of the labels of every tile, by id."""
-    for window, labels in result.shards():
-        yield _drawn(labels[0], (window.start[2], window.start[1]), tolerance)
-
-
-def _mask_regions(result: JobResult, tolerance: float) -> Iterator[Regions]:
-    """The regions of the masks of every tile, by id."""
-    ids = result.features["id"].to_numpy()
-    return (_tile_regions(result, tile, ids, tolerance) for tile in range(len(result.grid)))
-
-
-def _tile_regions(
-    result: JobResult, tile: int, ids: NDArray[np.uint32], tolerance: float
-) -> Regions:
+def _label_regions(result: JobResult, tolerance: float, tile: int) -> Regions:
+    """The regions of the labels of a tile, by id."""
     write = result.grid[tile].write
-    found = [Regions(labels=ids[:0], areas=np.zeros(0, np.int64), polygons=np.zeros(0, object))]
+    return _drawn(result.labels(write)[0], (write.start[2], write.start[1]), tolerance)
+
+
+def _mask_regions(result: JobResult, tolerance: float, tile: int) -> Regions:
+    """The regions of the masks of a tile, by id."""
+    write, ids = result.grid[tile].write, result.features["id"].to_numpy()
+    found = [trace(np.zeros((0, 0), np.uint32))]
     for row, box, mask in result.nested_masks(tile):
         # a margin, so that only what lies on the tile's border keeps its vertices
         part = box.grown((0, 1, 1)).intersection(write)
@@ -89,13 +87,12 @@ def _tile_regions(
     return Regions(
         labels=np.concatenate([each.labels for each in found]),
         areas=np.concatenate([each.areas for each in found]),
-        polygons=np.concatenate([each.polygons for each in found]),
+        polygons=concatenated([each.polygons for each in found]),
+        pinched=np.concatenate([each.pinched for each in found]),
     )
 
 
 def _batches(found: Iterable[Outlines]) -> Iterator[Outlines]:
-    import shapely
-
     waiting: list[Outlines] = []
     objects = vertices = 0
     for some in found:
@@ -103,7 +100,7 @@ def _batches(found: Iterable[Outlines]) -> Iterator[Outlines]:
             continue
         waiting.append(some)
         objects += len(some.rows)
-        vertices += int(shapely.get_num_coordinates(some.geometries).sum())
+        vertices += len(some.geometries.xy)
         if objects >= BATCH_OBJECTS or vertices >= BATCH_VERTICES:
             yield _together(waiting)
             waiting, objects, vertices = [], 0, 0
@@ -114,7 +111,7 @@ def _batches(found: Iterable[Outlines]) -> Iterator[Outlines]:
 def _together(parts: list[Outlines]) -> Outlines:
     return Outlines(
         rows=np.concatenate([p.rows for p in parts]),
-        geometries=np.concatenate([p.geometries for p in parts]),
+        geometries=concatenated([p.geometries for p in parts]),
     )
 
 
@@ -125,7 +122,7 @@ class _Joiner:
     result: JobResult
     tolerance: float
     """Of the simplification, in pixels; 0 for none."""
-    waiting: dict[int, list[NDArray[np.object_]]] = field(default_factory=dict)
+    waiting: dict[int, list[Piece]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         table = self.result.features
@@ -137,26 +134,28 @@ class _Joiner:
             tiles.values.to_numpy()[at].astype(np.int32) for at in (ends[:-1], ends[1:] - 1)
         )
         self.seen = np.zeros(len(self.ids), np.int64)
+        self.lines = _borders(self.result.grid)
 
     def finished_by(self, tile: int, regions: Regions) -> Outlines:
         """The objects of which a tile is the last, by id; parts of others are kept."""
         names, starts = np.unique(regions.labels, return_index=True)
         rows = self._rows(names)
         self.seen[rows] += np.add.reduceat(regions.areas, starts) if len(starts) else 0
-        ends = np.append(starts[1:], len(regions.labels))
+        objects = replace(regions.polygons, owners=np.append(starts, len(regions.labels)))
         whole = (self.first[rows] == tile) & (self.last[rows] == tile)
-        for k in np.flatnonzero(~whole):
-            # a copy: a view would keep all polygons of the shard
-            parts = regions.polygons[starts[k] : ends[k]].copy()
-            self.waiting.setdefault(int(rows[k]), []).append(parts)
+        for k in np.flatnonzero(~whole).tolist():
+            piece = Piece(
+                polygons=objects.one(k), pinched=regions.pinched[objects.vertices_of(k)].copy()
+            )
+            self.waiting.setdefault(int(rows[k]), []).append(piece)
         done = np.flatnonzero(self.last[rows] == tile)
-        geometries = np.empty(len(done), object)
-        geometries[whole[done]] = _collected(regions.polygons, starts, ends, whole)
-        crossing = [int(row) for row in rows[done][~whole[done]]]
-        geometries[~whole[done]] = self._joined([self.waiting.pop(row) for row in crossing])
+        crossing = done[~whole[done]]
+        complete = [self.waiting.pop(row) for row in rows[crossing].tolist()]
+        geometries = concatenated([objects.take(np.flatnonzero(whole)), self._joined(complete)])
+        order = np.argsort(np.concatenate([np.flatnonzero(whole), crossing]))
         if not np.array_equal(self.seen[rows[done]], self.areas[rows[done]]):
             raise self._disagreement()
-        return Outlines(rows=rows[done], geometries=geometries)
+        return Outlines(rows=rows[done], geometries=geometries.take(order))
 
     def _rows(self, names: NDArray[np.uint32]) -> NDArray[np.int64]:
         rows = np.searchsorted(self.ids, names)
@@ -169,16 +168,15 @@ class _Joiner:
         if not np.array_equal(self.seen, self.areas):
             raise self._disagreement()
 
-    def _joined(self, parts: list[list[NDArray[np.object_]]]) -> NDArray[np.object_]:
+    def _joined(self, objects: list[list[Piece]]) -> Polygons:
         """One geometry for each object that crosses shards."""
         import shapely
 
-        if not parts:
-            return np.zeros(0, object)
-        each = [np.concatenate(some) for some in parts]
-        if self.tolerance:
-            return np.array([shapely.union_all(some) for some in each], object)
-        return joined(np.concatenate(each), np.repeat(np.arange(len(each)), list(map(len, each))))
+        if not self.tolerance:
+            return joined(objects, self.lines)
+        parts = (concatenated([piece.polygons for piece in pieces]) for pieces in objects)
+        united = [shapely.union_all(each.to_shapely()) for each in parts]
+        return _against_the_clock(np.array(united, object))
 
     def _disagreement(self) -> JobError:
         return JobError(
@@ -187,25 +185,9 @@ class _Joiner:
         )
 
 
-def _collected(
-    polygons: NDArray[np.object_],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    chosen: NDArray[np.bool_],
-) -> NDArray[np.object_]:
-    """One geometry for each chosen object of a shard: parts share no edge, only corners."""
-    import shapely
-
-    starts, counts = starts[chosen], (ends - starts)[chosen]
-    geometries = polygons[starts]
-    several = np.flatnonzero(counts > 1)
-    owner = np.repeat(several, counts[several])
-    rank = np.arange(len(owner)) - np.repeat(
-        np.cumsum(counts[several]) - counts[several], counts[several]
-    )
-    if len(several):
-        shapely.multipolygons(polygons[starts[owner] + rank], indices=owner, out=geometries)
-    return geometries
+def _borders(grid: TileGrid) -> Lines:
+    (_, y, x), (_, height, width) = grid.cell(0).start, grid.tile_shape
+    return Lines(first=(x, y), step=(width, height))
 
 
 def _drawn(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: float) -> Regions:
@@ -217,8 +199,21 @@ def _simplified(labels: NDArray[np.uint32], origin: tuple[int, int], tolerance: 
     import shapely
 
     regions = trace(labels, origin=origin, everything=True, junctions=True)
-    polygons = shapely.coverage_simplify(regions.polygons, tolerance, simplify_boundary=False)
-    objects = (regions.labels != 0) & (regions.labels != HOLE)
-    return Regions(
-        labels=regions.labels[objects], polygons=polygons[objects], areas=regions.areas[objects]
+    polygons = shapely.coverage_simplify(
+        regions.polygons.to_shapely(), tolerance, simplify_boundary=False
     )
+    objects = (regions.labels != 0) & (regions.labels != HOLE)
+    simple = _against_the_clock(polygons[objects])
+    return Regions(
+        labels=regions.labels[objects],
+        areas=regions.areas[objects],
+        polygons=simple,
+        pinched=np.zeros(len(simple.xy), bool),  # not used where lines were moved
+    )
+
+
+def _against_the_clock(geometries: NDArray[np.object_]) -> Polygons:
+    """Geometries in pixels, whose y points down, with shells that run so."""
+    import shapely
+
+    return Polygons.of_shapely(shapely.orient_polygons(geometries, exterior_cw=True))

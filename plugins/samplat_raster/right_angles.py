@@ -30,15 +30,18 @@ def squared(some: Outlines, info: ImageInfo) -> Outlines:
 
     import shapely
 
-    centroids = shapely.get_coordinates(shapely.centroid(some.geometries))
-    metres = ground_matrix(centroids.mean(axis=0), info)
-    there = shapely.transform(some.geometries, lambda xy: xy @ metres.T)
+    from samplat_raster.rings import Polygons
+
+    before = some.geometries.to_shapely()
+    metres = ground_matrix(some.geometries.measures().centroids.mean(axis=0), info)
+    there = shapely.transform(before, lambda xy: xy @ metres.T)
     step = STEP * math.sqrt(abs(np.linalg.det(metres)))
     drawn = np.array([with_right_angles(geometry, step) for geometry in there], object)
     inverse = np.linalg.inv(metres)
     back = shapely.transform(drawn, lambda xy: xy @ inverse.T)
-    changed = drawn != there
-    return replace(some, geometries=np.where(changed, back, some.geometries))
+    # y points down: against the clock is with it in numbers
+    after = shapely.orient_polygons(np.where(drawn != there, back, before), exterior_cw=True)
+    return replace(some, geometries=Polygons.of_shapely(after))
 
 
 def ground_matrix(xy: NDArray[np.float64], info: ImageInfo) -> NDArray[np.float64]:

@@ -98,8 +98,11 @@ def _densified(batch: FeatureBatch, info: ImageInfo) -> FeatureBatch:
     """With more vertices: what is straight in a projection is not in degrees."""
     import shapely
 
+    from samplat_raster.rings import Polygons
+
     longest = LONGEST_EDGE * max(info.spacing[1:])
-    return replace(batch, geometries=shapely.segmentize(batch.geometries, longest))
+    dense = shapely.segmentize(batch.geometries.to_shapely(), longest)
+    return replace(batch, geometries=Polygons.of_shapely(dense))
 
 
 def write_features(
@@ -160,7 +163,7 @@ class _Stream:
 
         try:
             for batch in self.batches:
-                arrays = [*batch.columns.columns, _as_multipolygons(batch)]
+                arrays = [*batch.columns.columns, batch.geometries.wkb(multi=True)]
                 yield pa.record_batch(arrays, schema=self.schema)
         except Exception as error:
             self.failure = error
@@ -172,12 +175,3 @@ def _schema(attributes: pa.Schema) -> pa.Schema:
 
     wkb = {"ARROW:extension:name": "ogc.wkb"}
     return attributes.append(pa.field("geometry", pa.binary(), metadata=wkb))
-
-
-def _as_multipolygons(batch: FeatureBatch) -> pa.Array:
-    import pyarrow as pa
-    import shapely
-
-    parts, owner = shapely.get_parts(batch.geometries, return_index=True)
-    several = shapely.multipolygons(parts, indices=owner)
-    return pa.array(shapely.to_wkb(several), pa.binary())

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from samplat import hookimpl
 
 if TYPE_CHECKING:
+    import typer
+
     from samplat import Exporter, Rescaler, SourceFactory
 
 REQUIRES = ("highdicom", "ome_zarr", "ome_zarr_models", "pydicom", "SimpleITK", "tifffile")
@@ -40,3 +42,13 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
 
     for writer in WRITERS:
         register(writer)
+
+
+@hookimpl
+def register_commands(app: typer.Typer) -> None:
+    """The commands `propagate` and `volume-segment`."""
+    from samplat_volume.propagate_command import propagate
+    from samplat_volume.segment_command import volume_segment
+
+    app.command("propagate")(propagate)
+    app.command("volume-segment")(volume_segment)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat_volume.shapes import depth
+from samplat import mask_depth
 from samplat_volume.slices import Mask
 
 LEVELS = 64
@@ -56,7 +56,7 @@ def appearance(pixels: NDArray[np.uint8], mask: Mask, steps: tuple[float, float]
 def surroundings(mask: Mask, steps: tuple[float, float]) -> Mask:
     """The ring around a mask."""
     radius = np.sqrt(np.count_nonzero(mask) * steps[0] * steps[1] / np.pi)
-    away = depth(mask, steps)
+    away = mask_depth(mask, steps)
     ring: Mask = (away < 0) & (away > -max(RING * radius, 2 * max(steps)))
     return ring
 

@@ -4,6 +4,9 @@
 
     HOME/volumes/v1/3f0c…e1.zarr/     one volume; its name is the SHA-256 of what it was made from
     HOME/volumes/v1/3f0c…e1.lock      held while it is made
+    HOME/volumes/v1/keys/9a41…07      the SHA-256 of a file that has not changed since it was hashed
+
+Beside its chunks a volume has samples of its voxels, once somebody asked for them.
 
 A volume appears under its name whole, is checked by crc32c whenever it is read, and is made again
 from its file when it is damaged or somebody removed it. Any number of processes may share it.
@@ -12,18 +15,22 @@ from its file when it is damaged or somebody removed it. Any number of processes
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
+import time
 import uuid
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import JobError, home
-from samplat_volume.stacks import Stack, slabs
+from samplat import JobError, home, replacing
+from samplat_volume.stacks import Stack, content_key, slabs
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +41,9 @@ SLAB = 256 * 2**20
 QUOTA = 50 * 2**30
 """Bytes of all volumes; those used least recently make room."""
 TEMPORARY = ".samplat-tmp"
+SETTLED = 2.0
+"""Seconds after which a file's dates tell whether it was written to."""
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class Ingested:
@@ -68,6 +78,19 @@ class Ingested:
             raise FileNotFoundError(f"{missing[0]} is missing")
         return values
 
+    def remembered(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """An array that depends on the voxels alone, kept beside them under a name."""
+        kept = self._path / f"{name}.npz"
+        try:
+            # numpy would leave a file open that is no zip
+            with kept.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                found: NDArray[Any] = stored["array"]
+        except UNREADABLE:
+            found = compute()
+            with contextlib.suppress(OSError, JobError), replacing(kept) as written:
+                np.savez(written, array=found)
+        return found
+
 
 def _chunks(array: Any, index: Any) -> list[str]:
     """Files of the chunks that an index touches."""
@@ -77,6 +100,35 @@ def _chunks(array: Any, index: Any) -> list[str]:
         ranges.append(sorted({place // chunk for place in places}))
     c, z, y, x = ranges
     return [f"c/{i}/{j}/{k}/{m}" for i in c for j in z for k in y for m in x]
+
+
+def key_of_files(files: Sequence[Path], how: str) -> str:
+    """Like `content_key`, of files that are not read again unless they may have changed."""
+    facts = repr([how, *map(_facts, files)])
+    kept = folder() / "keys" / hashlib.sha256(facts.encode()).hexdigest()
+    with contextlib.suppress(OSError, ValueError):
+        key, seal = kept.read_text().split()
+        if seal == _seal(key, facts):
+            return key
+    key = content_key(files, how)
+    # a file may be written to twice within one tick of the clock of its file system
+    settled = time.time() - max(f.stat().st_ctime for f in files) > SETTLED
+    if settled and facts == repr([how, *map(_facts, files)]):
+        with contextlib.suppress(OSError, JobError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as written:
+                written.write_text(f"{key} {_seal(key, facts)}\n")
+    return key
+
+
+def _facts(file: Path) -> tuple[str, int, int, int, int, int]:
+    """What changes when somebody writes to a file: `ctime` cannot be set by hand."""
+    s = file.stat()
+    return str(file.resolve()), s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+
+
+def _seal(key: str, facts: str) -> str:
+    return hashlib.sha256(f"{key} {facts}".encode()).hexdigest()
 
 
 def folder() -> Path:

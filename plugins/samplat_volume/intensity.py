@@ -28,6 +28,8 @@ PRESETS: dict[str, tuple[float, float]] = {
 """Width and level in Hounsfield units, as radiologists use them."""
 SHOWN = 1e-3
 """Share of voxels that must differ from black and white."""
+LOOKED_AT = 64
+"""Voxels along each axis that are looked at to tell; a person waits for the first mask."""
 
 
 def parse_window(window: str) -> tuple[float, float]:
@@ -64,7 +66,7 @@ class WindowRescaler:
         """
         width, level = parse_window(window)
         low, high = level - width / 2, level + width / 2
-        pixels, valid = source.thumbnail(256)
+        pixels, valid = source.thumbnail(LOOKED_AT)
         values = pixels[valid].astype(np.float64)
         if values.size and np.mean((values > low) & (values < high)) < SHOWN:
             raise InputError(

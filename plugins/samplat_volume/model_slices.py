@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import samplat
 from samplat import InputError
-from samplat_volume.slices import Mask, SliceAnswer, SlicePrompt, Stack
+from samplat_volume.slices import Mask, SliceAnswer, SlicePrompt, SliceStack
 
 if TYPE_CHECKING:
     from samplat import Embedding, Model
@@ -39,7 +39,7 @@ class ModelSlices:
     def __init__(
         self,
         model: Model,
-        stack: Stack,
+        stack: SliceStack,
         *,
         embed: Callable[[Model, NDArray[Any]], Embedding] | None = None,
         remembered: int = REMEMBERED,

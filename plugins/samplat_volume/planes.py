@@ -22,7 +22,8 @@ class Plane:
     """A volume as a stack of slices across one of its index axes.
 
     Nothing is turned or mirrored: rows and columns of a slice are the two other axes in the order
-    z, y, x. A point of a slice is (x, y) as anywhere in samplat, so a voxel's centre is at + 0.5.
+    z, y, x. A point of a slice is (x, y) in the frame of boxes: a voxel's centre is at + 0.5.
+    Points of `samplat.Prompts` and of a `SlicePrompt` have it at whole numbers, half a pixel less.
     """
 
     geometry: Geometry

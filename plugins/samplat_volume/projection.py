@@ -16,10 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import InputError
+from samplat import InputError, mask_depth
 from samplat_volume.appearance import Appearance
 from samplat_volume.matching import carried, joined_pieces, reach_in_pixels
-from samplat_volume.shapes import depth, mask_box, scaled_box
+from samplat_volume.shapes import mask_box, scaled_box
 from samplat_volume.slices import Mask, SliceAnswer, SlicePrompt, SliceReader
 
 Kind = Literal["box", "points", "logits", "box+points", "box+logits"]
@@ -152,7 +152,7 @@ def prompts_for(
 
 def inmost_point(mask: Mask, steps: tuple[float, float]) -> tuple[int, int]:
     """The pixel x, y farthest from the edge of a mask that is not empty."""
-    y, x = np.unravel_index(depth(mask, steps).argmax(), mask.shape)
+    y, x = np.unravel_index(mask_depth(mask, steps).argmax(), mask.shape)
     return int(x), int(y)
 
 
@@ -209,7 +209,7 @@ def agreement(answer: Mask, wanted: Mask, reach: Reach, steps: tuple[float, floa
     """
     if not answer.any() or not wanted.any():
         return 0.0
-    inward = depth(wanted, steps)
+    inward = mask_depth(wanted, steps)
     core = inward > reach.inward
     near = np.count_nonzero(answer & (inward > -reach.outward)) / np.count_nonzero(answer)
     return near * (np.count_nonzero(answer & core) / core.sum() if core.any() else 1.0)

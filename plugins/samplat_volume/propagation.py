@@ -413,6 +413,11 @@ def _fill(space: Space, made: _Made, first: int, last: int) -> None:
         space.on_slice(index, result)
 
 
+def same_prompts(a: Mapping[int, SlicePrompt], b: Mapping[int, SlicePrompt]) -> bool:
+    """Whether two objects are pointed at alike, slice by slice."""
+    return a.keys() == b.keys() and all(_equal(a[index], b[index]) for index in b)
+
+
 def _equal(a: SlicePrompt | None, b: SlicePrompt) -> bool:
     names = ("points", "labels", "box", "logits", "drawn")
     return a is not None and all(_same(getattr(a, n), getattr(b, n)) for n in names)

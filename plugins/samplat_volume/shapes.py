@@ -1,9 +1,8 @@
-"""Masks of slices as shapes: boxes, reach in mm, what lies between two of them."""
+"""Boxes of masks in slices."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from samplat_volume.slices import Mask
 
@@ -39,46 +38,3 @@ def around(mask: Mask, margin: int) -> tuple[slice, slice]:
     x0, y0, x1, y1 = mask_box(mask)
     rows = slice(max(y0 - margin, 0), min(y1 + margin, mask.shape[0]))
     return rows, slice(max(x0 - margin, 0), min(x1 + margin, mask.shape[1]))
-
-
-def depth(mask: Mask, steps: tuple[float, float]) -> NDArray[np.float64]:
-    """(H, W) mm from each pixel's centre to the edge of a mask, positive inside, negative outside.
-
-    The edge runs half a pixel off the outermost centres. Where the mask is empty all is far
-    outside.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    half = min(steps) / 2
-    if not mask.any():
-        return np.full(mask.shape, -np.inf)
-    inside = distance_transform_edt(np.pad(mask, 1), sampling=steps)[1:-1, 1:-1]
-    outside = distance_transform_edt(~mask, sampling=steps)
-    signed: NDArray[np.float64] = np.where(mask, inside - half, half - outside)
-    return signed
-
-
-def between(near: Mask, far: Mask, share: float, steps: tuple[float, float]) -> Mask:
-    """The shape at `share` of the way from one mask to another: 0 is the first, 1 the second.
-
-    Signed distances are averaged after the shapes were laid over each other by their centres, so
-    that what moves sideways neither vanishes nor doubles.
-    """
-    if not near.any() or not far.any():
-        return near if share < 0.5 else far
-    here, there = (np.argwhere(m).mean(axis=0) for m in (near, far))
-    middle = here + share * (there - here)
-    parts = [
-        (1 - share) * moved(depth(near, steps), middle - here),
-        share * moved(depth(far, steps), middle - there),
-    ]
-    shape: Mask = parts[0] + parts[1] > 0
-    return shape
-
-
-def moved(values: NDArray[np.float64], by: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values (H, W) shifted by rows and columns, linear between pixels, the border repeated."""
-    from scipy.ndimage import shift
-
-    out: NDArray[np.float64] = shift(values, by, order=1, mode="nearest")
-    return out

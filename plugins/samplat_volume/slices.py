@@ -105,6 +105,20 @@ class SliceReader(Protocol):
         ...
 
 
+class SliceStack(SliceReader, Protocol):
+    """A reader that knows how many slices there are, and how far apart."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of slices, their rows and their columns."""
+        ...
+
+    @property
+    def steps(self) -> tuple[float, float, float]:
+        """Mm between slices, rows, columns."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Stack:
     """The slices of an array across one axis, read one at a time.

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from samplat_volume.integrity import (
 from samplat_volume.layout import Layout, check_declared, check_extent, mapped, planes
 from samplat_volume.paths import accepts, kind_of
 from samplat_volume.series import Series, Slice, assemble, choose_series, read_folder
-from samplat_volume.stacks import DEEP, ArrayVoxels, Stack, StackVoxels, Voxels, content_key
+from samplat_volume.stacks import DEEP, ArrayVoxels, Stack, StackVoxels, Voxels
 
 OPTIONS = (
     "channel",
@@ -171,11 +172,18 @@ class VolumeSource:
         """
         voxels = self._coarse(max_size)
         if self._opened.chunked and _bytes(voxels) > STRIDED:
-            pixels = _blocks(voxels, self._channels, max_size)
+            pixels = self._sampled(voxels, max_size)
         else:
             flat = isinstance(voxels, StackVoxels) and voxels.by_plane
             pixels = voxels.take(self._channels, _strides(voxels.shape[1:], max_size, flat=flat))
         return pixels, np.isfinite(pixels).all(axis=-1)
+
+    def _sampled(self, voxels: Voxels, max_size: int) -> NDArray[Any]:
+        sampled = partial(_blocks, voxels, self._channels, max_size)
+        if not isinstance(voxels, StackVoxels):
+            return sampled()
+        channels = "-".join(map(str, self._channels))
+        return voxels.remembered(f"sample-{max_size}-{channels}", sampled)
 
     def close(self) -> None:
         """Release files; the source is not used afterwards."""
@@ -295,7 +303,7 @@ def _open_block(path: str, options: Mapping[str, Any]) -> _Opened:
         return _Opened(voxels=array, geometry=geometry, facts=facts)
     stack = Stack(
         name=path,
-        key=lambda: content_key(files, f"{layout.axes} {layout.shape} {layout.dtype.str}"),
+        key=lambda: _key(files, f"{layout.axes} {layout.shape} {layout.dtype.str}"),
         shape=(layout.channels, *layout.extent),
         dtype=layout.dtype,
         planes=lambda: planes(layout),
@@ -303,6 +311,12 @@ def _open_block(path: str, options: Mapping[str, Any]) -> _Opened:
     )
     block = StackVoxels(stack, at_once=True, scale=layout.scale, dtype=dtype)
     return _Opened(voxels=block, geometry=geometry, facts=facts, chunked=block.is_ingested)
+
+
+def _key(files: Sequence[Path], how: str) -> str:
+    from samplat_volume.ingest import key_of_files
+
+    return key_of_files(files, how)
 
 
 def _value_dtype(layout: Layout) -> np.dtype[Any]:

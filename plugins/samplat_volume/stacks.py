@@ -165,6 +165,12 @@ class StackVoxels:
                 self._recent.clear()
             return self._block
 
+    def remembered(self, name: str, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """An array that depends on the voxels alone; kept with them where they are ingested."""
+        array = self.block().array if self.is_ingested else None
+        found: NDArray[Any] = compute() if array is None else array.remembered(name, compute)
+        return found
+
     def _plane(self, z: int) -> NDArray[Any]:
         with self._lock:
             if z in self._recent:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from samplat import InputError
+from samplat import InputError, between_masks
 from samplat_volume.appearance import Appearance
 from samplat_volume.projection import (
     Known,
@@ -24,7 +24,6 @@ from samplat_volume.projection import (
     reach_of,
     settled,
 )
-from samplat_volume.shapes import between
 from samplat_volume.slices import Mask, SliceReader, SliceSegmenter
 
 SURE = 0.8
@@ -278,7 +277,7 @@ def _bridged(space: Space, before: Known, after: Known, doubtful: Step) -> Slice
 
 def shape_between(space: Space, first: int, near: Mask, last: int, far: Mask, index: int) -> Mask:
     """The shape of a slice between two others, without what belongs to other objects."""
-    mask = between(near, far, (index - first) / (last - first), space.steps[1:])
+    mask = between_masks(near, far, (index - first) / (last - first), space.steps[1:])
     allowed = space.allowed(index)
     return mask if allowed is None else mask & allowed
 

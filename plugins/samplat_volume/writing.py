@@ -36,6 +36,17 @@ def _by_suffix() -> Registry:
     return found
 
 
+def writer_for(path: Path) -> Writer:
+    """The writer of an output's suffix.
+
+    Raises:
+        InputError: none writes it.
+    """
+    found: Any = _by_suffix().exporter_for(path)
+    writer: Writer = found
+    return writer
+
+
 def write_labels(
     path: str | Path,
     labels: Any,
@@ -63,6 +74,6 @@ def write_labels(
         JobError: the disk is full or failing; an older file is still there.
     """
     output = Path(path)
-    chosen: Any = writer or _by_suffix().exporter_for(output)
+    chosen = writer or writer_for(output)
     chosen.check(output)
     chosen.write(of_array(labels, geometry, image=image, source=source, made_by=made_by), output)

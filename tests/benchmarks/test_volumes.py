@@ -7,6 +7,7 @@ import pytest
 import SimpleITK
 
 from benchmarks import volumes
+from benchmarks.evaluation.first_mask import first_mask
 from benchmarks.evaluation.following import METHODS, region_growing, repeated
 from benchmarks.evaluation.stacks import LabelledObject, lesions, objects_of, read_lesions
 
@@ -87,6 +88,7 @@ def test_the_command_prints_means_and_goes_on_from_what_is_there(folder, monkeyp
         return {m: 0.5 + 0.1 * i for i, m in enumerate(METHODS)} | {"seconds": 1.0}
 
     monkeypatch.setattr(volumes, "follow", pretend)
+    monkeypatch.setattr(volumes, "first_mask", lambda model, folder: {"encode": 0.25})
     out = folder / "out.json"
     arguments = [str(folder), "--json", str(out)]
     assert volumes.main([*arguments, "--limit", "1"]) == 0
@@ -95,7 +97,10 @@ def test_the_command_prints_means_and_goes_on_from_what_is_there(folder, monkeyp
     assert asked == ["a.nii.gz [0]", "b.nii.gz [0]"]
     figures = json.loads(out.read_text())["hippocampus"]
     assert figures == {"n": 2} | {m: pytest.approx(0.5 + 0.1 * i) for i, m in enumerate(METHODS)}
-    assert "mean of sets" in capsys.readouterr().out
+    assert json.loads(out.read_text())["first_mask"] == {"encode": 0.25}
+    printed = capsys.readouterr().out
+    assert "first_mask: encode 0.250 s" in printed
+    assert "mean of sets" in printed
 
 
 @pytest.mark.parametrize(
@@ -105,3 +110,14 @@ def test_the_command_prints_means_and_goes_on_from_what_is_there(folder, monkeyp
 def test_folders_and_sets_that_are_not_there(tmp_path, arguments, message, capsys):
     assert volumes.main([str(tmp_path), *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_first_mask_is_waited_for_and_alone_if_need_be(tmp_path, monkeypatch, capsys):
+    small = lambda model, folder: first_mask(model, folder, (40, 64, 64))  # noqa: E731
+    monkeypatch.setattr(volumes, "first_mask", small)
+    monkeypatch.setattr("benchmarks.evaluation.first_mask.ROUNDS", 1)
+    assert volumes.main(["--sets", "first_mask"]) == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    figures = json.loads(line)["first_mask"]
+    assert list(figures) == ["encode", "prompt", ".nii", ".nii over", ".nii.gz", ".nii.gz over"]
+    assert min(figures["encode"], figures[".nii"], figures[".nii.gz"]) > 0

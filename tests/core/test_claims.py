@@ -122,8 +122,8 @@ def beside(mine: TileObjects, theirs: TileObjects, matched: list[int]) -> Neighb
     strip = mine.tile.read.intersection(theirs.tile.read)
     return Neighbour(
         objects=theirs,
-        labels=theirs.labels(strip)[0],
-        own=mine.labels(strip)[0],
+        labels=theirs.labels(strip),
+        own=mine.labels(strip),
         matched=np.array(matched, np.int64),
     )
 

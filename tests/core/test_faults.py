@@ -24,7 +24,7 @@ from samplat.pipeline import SERIAL, run_job
 from samplat.store import JobStore
 
 T = TypeVar("T")
-FLUSHES = 99
+FLUSHES = 52
 """Of a run over them, at least."""
 LABELS = random_labels(np.random.default_rng(2), (40, 40), 10, 25)
 
@@ -76,7 +76,7 @@ class FullDisk:
 
 def writes() -> list[Any]:
     """After how many flushes the disk is full: a few always, each of them in the long run."""
-    always = (0, 1, 2, 5, 9, 16, 30, 47, 56, 58, 62, 75, 90)
+    always = (0, 1, 2, 5, 9, 16, 25, 28, 30, 32, 40, 51)
     return [pytest.param(n, marks=() if n in always else pytest.mark.slow) for n in range(FLUSHES)]
 
 

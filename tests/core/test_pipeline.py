@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from core.oracle import ArraySource, OracleFactory, oracle_job, oracle_tools, paint, random_labels
-from samplat import pipeline
+from samplat import naming, segmenting
+from samplat.attempts import TriedTask
 from samplat.errors import InputError, JobError
 from samplat.executors import (
     Executor,
@@ -25,14 +26,19 @@ from samplat.executors import (
     ThreadsFactory,
 )
 from samplat.files import sha256
-from samplat.job import JobResult
+from samplat.job import JobResult, plan
+from samplat.labelling import PaintTask
 from samplat.masks import MaskSet, mask_set
-from samplat.pipeline import Bench, TileTask, plan, rehearse, run_job
+from samplat.matching import SeamTask
+from samplat.pipeline import run_job
 from samplat.pixels import PercentileRescaler
 from samplat.plugins import Registry
 from samplat.progress import Silent
+from samplat.rehearsal import rehearse
+from samplat.segmenting import TileWork
 from samplat.shards import HOLE
 from samplat.tiles import Tile, Window
+from samplat.workbench import Bench
 
 T = TypeVar("T")
 
@@ -295,8 +301,8 @@ def test_ids_past_the_largest_of_32_bits_are_of_64(
 ) -> None:
     tools = oracle_tools(image=ArraySource(paint(scene())))
     small = run_job(oracle_job(job_dir.with_name("small")), tools=tools)
-    few = functools.partial(pipeline.final_ids, hole=5)
-    monkeypatch.setattr(pipeline, "final_ids", few)
+    few = functools.partial(naming.final_ids, hole=5)
+    monkeypatch.setattr(naming, "final_ids", few)
     result = run_job(oracle_job(job_dir), tools=tools)
     assert result.dtype == np.uint64
     assert whole(result).dtype == np.uint64
@@ -371,7 +377,7 @@ def test_a_first_try_that_fails_counts(
 ) -> None:
     image, failed = ArraySource(paint(scene())), []
     name = {"reading": "read_tile", "segmenting": "find_objects"}[kind]
-    real = getattr(pipeline, name)
+    real = getattr(segmenting, name)
 
     def once(bench: Bench, tile: Tile, *more: Any) -> Any:
         if tile.index == 1 and not failed:
@@ -379,7 +385,7 @@ def test_a_first_try_that_fails_counts(
             raise OSError("a bad moment")
         return real(bench, tile, *more)
 
-    monkeypatch.setattr(pipeline, name, once)
+    monkeypatch.setattr(segmenting, name, once)
     result = run_job(oracle_job(job_dir), tools=oracle_tools(image=image), executor=executor)
     assert [t.attempts for t in result.tiles] == [2 if t.index == 1 else 1 for t in result.tiles]
     assert same_partition(whole(result), scene())
@@ -552,8 +558,10 @@ def test_jobs_and_tasks_pickle(job_dir: Path) -> None:
     tools = oracle_tools(image=ArraySource(paint(scene())))
     planned = plan(oracle_job(job_dir), tools)
     assert pickle.loads(pickle.dumps(planned)) == planned  # noqa: S301 our own
-    task = pickle.loads(pickle.dumps(TileTask(plan=planned, tools=tools)))  # noqa: S301
-    assert task.plan == planned
+    work = TileWork(plan=planned, tools=tools)
+    for given in (work, SeamTask(plan=planned), PaintTask(plan=planned, final="final")):
+        task = pickle.loads(pickle.dumps(TriedTask(work=given)))  # noqa: S301 our own
+        assert task.work.plan == planned
 
 
 class Steps:

@@ -68,7 +68,7 @@ def test_the_core_registers_through_its_own_hooks() -> None:
     for kind in ("rescalers", "segmenters", "executors"):
         getattr(builtin, f"register_{kind}")(lambda item, kind=kind: found.add(kind, "core", item))
     assert found.names("rescalers") == ("percentile", "range", "none")
-    assert found.names("segmenters") == ("automatic", "prompted")
+    assert found.names("segmenters") == ("automatic", "prompted", "threshold")
     assert found.names("executors") == ("overlapping", "serial", "threads")
 
 

@@ -29,10 +29,11 @@ from samplat.object_prompts import (
     ScenePrompts,
     gather_prompts,
 )
-from samplat.pipeline import rehearse, run_job
+from samplat.pipeline import run_job
 from samplat.pixels import IdentityRescaler, SourceSpec, identity_stretch
 from samplat.plugins import Registry
 from samplat.prompt_units import Sight, plan_units
+from samplat.rehearsal import rehearse
 from samplat.store import JobStore
 from samplat.tiles import Window
 

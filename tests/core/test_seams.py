@@ -35,7 +35,7 @@ def seen(tile: int, labels: NDArray[Any], grid: TileGrid = GRID) -> TileObjects:
 
 def links(left: TileObjects, right: TileObjects, **rules: Any) -> list[list[int]]:
     strip = left.tile.read.intersection(right.tile.read)
-    labels = left.labels(strip)[0], right.labels(strip)[0]
+    labels = left.labels(strip), right.labels(strip)
     found: list[list[int]] = match_strip(left, right, *labels, SeamRules(**rules)).tolist()
     flipped = match_strip(right, left, *labels[::-1], SeamRules(**rules))[:, ::-1].tolist()
     assert found == sorted(flipped), "it matters which tile is asked first"

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from samplat import files
 from samplat.claims import Claims
 from samplat.errors import JobError
+from samplat.ledger import TileRecord
 from samplat.masks import mask_set
 from samplat.objects import TileObjects, tile_objects
-from samplat.shards import HOLE, decode_shard, encode_shard
-from samplat.store import JobStore, TileRecord
+from samplat.shards import HOLE, decode_shard, encode_shard, labels_header
+from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
 
 GRID = TileGrid(shape=(1, 50, 40), tile_shape=(1, 32, 32), halo=(0, 8, 8))
@@ -67,34 +68,34 @@ def test_objects_round_trip(store: JobStore) -> None:
 def test_a_tile_is_finished_by_its_marker_and_not_before(store: JobStore) -> None:
     digest = store.write_objects(some_objects())
     assert not store.is_finished(3)
-    store.write_record(entry(digest=digest))
+    store.tiles.enter(entry(digest=digest))
     assert store.is_finished(3)
-    assert store.read_record(3) == entry(digest=digest)
+    assert store.tiles.read(3) == entry(digest=digest)
 
 
 def test_skipped_is_finished_and_quarantined_is_not(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
-    store.write_record(entry(2, outcome="quarantined", error="no"))
+    store.tiles.enter(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(2, outcome="quarantined", error="no"))
     assert store.is_finished(1)
     assert not store.is_finished(2)
 
 
 def test_every_damaged_byte_of_a_marker_unmakes_it(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     path = store.path / "tiles" / "000001.json"
     content = path.read_bytes()
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1
         path.write_bytes(bytes(damaged))
-        record = store.read_record(1)
+        record = store.tiles.read(1)
         assert record is None or record == entry(1, outcome="skipped")
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_damaged_objects_are_an_error_and_are_redone(store: JobStore, damage: str) -> None:
     record = entry(digest=store.write_objects(some_objects()))
-    store.write_record(record)
+    store.tiles.enter(record)
     path = store.path / "objects" / "000003.parquet"
     spoil(path, damage)
     assert not store.is_finished(3)
@@ -162,6 +163,49 @@ def test_any_tile_size_makes_a_valid_shard(side: int, dtype: Any) -> None:
     assert data == encode_shard(labels.copy(), labels.shape)
 
 
+SHARDS = [
+    ((1, 1024, 1024), (1, 1024, 1024)),
+    ((1, 96, 1536), (1, 70, 1030)),
+    ((1, 96, 1536), (1, 96, 100)),
+    ((64, 1024, 512), (40, 600, 512)),
+    ((600, 40, 520), (600, 33, 260)),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+@pytest.mark.parametrize(("shard", "shape"), SHARDS)
+def test_shards_are_those_that_zarr_writes(
+    shard: tuple[int, ...], shape: tuple[int, ...], dtype: Any
+) -> None:
+    import zarr
+    from zarr.core.buffer import cpu
+    from zarr.storage import MemoryStore
+
+    corner = np.random.default_rng(1).integers(0, 9, [-(-n // 16) for n in shape], dtype)
+    labels = corner.repeat(16, 0).repeat(16, 1).repeat(16, 2)[tuple(map(slice, shape))]
+    header = labels_header(TileGrid(shape=shape, tile_shape=shard, halo=(0, 0, 0)), dtype)
+    content: Any = {"zarr.json": cpu.Buffer.from_bytes(header)}
+    array = zarr.open_array(MemoryStore(content), mode="r+").with_config(
+        {"write_empty_chunks": True}
+    )
+    array[...] = labels
+    ours = encode_shard(labels, shard)
+    assert ours == content["c/0/0/0"].to_bytes()
+    assert np.array_equal(
+        decode_shard(ours, Window(start=(0, 0, 0), stop=shape), shard, dtype), labels
+    )
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed() -> None:
+    labels = np.random.default_rng(0).integers(0, 5, (1, 64, 64), np.uint32)
+    data, window = encode_shard(labels, labels.shape), Window(start=(0, 0, 0), stop=labels.shape)
+    for bit in np.random.default_rng(1).integers(0, 8 * len(data), 300).tolist():
+        spoilt = bytearray(data)
+        spoilt[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(JobError, match="checksum"):
+            decode_shard(bytes(spoilt), window, labels.shape, np.uint32)
+
+
 def test_seams_round_trip_and_those_of_other_inputs_are_stale(store: JobStore) -> None:
     links = np.array([[1, 2], [3, 2**63]], np.uint64)
     claims = Claims(
@@ -219,14 +263,14 @@ def test_another_job_is_refused_naming_what_differs(store: JobStore) -> None:
 
 def test_overwrite_discards_only_what_a_job_writes(store: JobStore) -> None:
     (store.path / "notes.txt").write_text("mine")
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     store.begin({**JOB, "halo": 9}, {}, overwrite=True)
     assert not store.is_finished(1)
     assert (store.path / "notes.txt").exists()
 
 
 def test_overwrite_of_the_same_job_resumes(store: JobStore) -> None:
-    store.write_record(entry(1, outcome="skipped"))
+    store.tiles.enter(entry(1, outcome="skipped"))
     store.begin(JOB, {}, overwrite=True)
     assert store.is_finished(1)
 

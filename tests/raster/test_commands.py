@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from model.small import small_model
 from raster.crafted import POISON, UTM, VRT_BOMB, blobs, painted, write
-from samplat import save_model
-from samplat_raster.commands import fitting_tiles
+from samplat import fitting_tiles, save_model
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--segmenter", "colours", "--tile-size", "64", "--halo", "32")

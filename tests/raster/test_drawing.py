@@ -142,7 +142,7 @@ def test_a_turned_house_gets_its_corners_back(angle: float) -> None:
     house = shapely.Polygon([(0, 0), (60, 0), (60, 25), (30, 25), (30, 40), (0, 40)])
     house = shapely.affinity.translate(shapely.affinity.rotate(house, angle), 60.3, 60.7)
     labels = rasterio.features.rasterize([(house, 1)], out_shape=(180, 180)).astype(np.uint32)
-    traced = trace(labels).polygons[0]
+    traced = trace(labels).polygons.to_shapely()[0]
     drawn = with_right_angles(traced, 1.5)
     assert shapely.get_num_coordinates(drawn) == 7
     assert np.abs(corner_angles(drawn)).max() < 1e-9
@@ -155,7 +155,7 @@ def test_what_has_no_right_angles_stays_as_it_is() -> None:
     diamond = shapely.Polygon([(0, 50), (50, 40), (100, 50), (50, 60)])
     for shape in (disc, diamond):
         labels = rasterio.features.rasterize([(shape, 1)], out_shape=(110, 110))
-        traced = trace(labels.astype(np.uint32)).polygons[0]
+        traced = trace(labels.astype(np.uint32)).polygons.to_shapely()[0]
         drawn = with_right_angles(traced, 1.5)
         assert drawn is traced or iou(drawn, traced) >= 0.85
 
@@ -164,7 +164,7 @@ def test_courtyards_stay() -> None:
     labels = np.zeros((60, 60), np.uint32)
     labels[5:50, 8:55] = 1
     labels[20:30, 20:40] = 0
-    drawn = with_right_angles(trace(labels).polygons[0], 1.5)
+    drawn = with_right_angles(trace(labels).polygons.to_shapely()[0], 1.5)
     court = shapely.box(20, 20, 40, 30)
     house = shapely.difference(shapely.box(8, 5, 55, 50), court)
     assert shapely.equals_exact(drawn, house, tolerance=1e-9, normalize=True)

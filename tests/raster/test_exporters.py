@@ -31,6 +31,7 @@ from samplat.plugins import Registry, registry
 from samplat_raster.geoparquet import GeoParquetExporter
 from samplat_raster.geozarr import ZarrExporter
 from samplat_raster.polygons import outlines
+from samplat_raster.rings import concatenated
 
 Run = Callable[..., JobResult]
 SUFFIXES = (".tif", ".zarr", ".parquet", ".gpkg", ".fgb", ".stac.json")
@@ -113,7 +114,7 @@ def test_polygons_are_the_pixels(tmp_path: Path, segment: Run) -> None:
     source = write(tmp_path / "in.tif", painted(blobs((150, 210), 60, seed=4)), **UTM)
     result = segment(source, tile_size=37, halo=30)
     labels, batches = labels_of(result), list(outlines(result))
-    geometries = np.concatenate([b.geometries for b in batches])
+    geometries = concatenated([b.geometries for b in batches]).to_shapely()
     rows = np.concatenate([b.rows for b in batches])
     shapes = zip(geometries, result.objects["id"].to_numpy()[rows].tolist(), strict=True)
     burnt = rasterio.features.rasterize(shapes, out_shape=labels.shape, dtype="int32")

@@ -200,3 +200,62 @@ def test_a_cut_file_is_not_ingested(scan: Path) -> None:
         VolumeSource(str(scan))
     assert not entries()
     assert not list(ingest.folder().glob(".*"))
+
+
+def test_samples_are_kept_with_the_voxels_and_made_again_when_damaged(
+    scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samplat_volume.source.STRIDED", 0)
+    pixels, _ = VolumeSource(str(scan)).thumbnail(64)
+    (entry,) = entries()
+    kept = entry / "sample-64-0.npz"
+    reads: list[object] = []
+    read = ingest.Ingested._read
+    monkeypatch.setattr(
+        ingest.Ingested, "_read", lambda self, index: reads.append(index) or read(self, index)
+    )
+    assert np.array_equal(VolumeSource(str(scan)).thumbnail(64)[0], pixels)
+    assert not reads
+    data = bytearray(kept.read_bytes())
+    for damaged in (data[: len(data) // 2], data[:-40], b"", b"nothing", bytes(len(data))):
+        kept.write_bytes(damaged)
+        assert np.array_equal(VolumeSource(str(scan)).thumbnail(64)[0], pixels)
+        assert kept.read_bytes() == data
+    for at in np.random.default_rng(0).integers(200, len(data) - 200, 6):
+        flipped = bytearray(data)
+        flipped[at] ^= 16
+        kept.write_bytes(flipped)
+        assert np.array_equal(VolumeSource(str(scan)).thumbnail(64)[0], pixels)
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changed(
+    scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "SETTLED", -1.0)
+    hashed: list[object] = []
+    once = ingest.content_key
+    monkeypatch.setattr(
+        ingest, "content_key", lambda files, how: hashed.append(files) or once(files, how)
+    )
+    for _ in range(3):
+        check(VolumeSource(str(scan)))
+    assert len(hashed) == 1
+    (kept,) = (ingest.folder() / "keys").iterdir()
+    kept.write_text(kept.read_text().replace("a", "b"))
+    check(VolumeSource(str(scan)))
+    assert len(hashed) == 2
+    values = noise(shape=SHAPE)
+    values[0, 0, 0] ^= 1
+    stat = scan.stat()
+    write(scan, image_of(values), compress=True)
+    os.utime(scan, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `touch -r` would
+    source = VolumeSource(str(scan))
+    assert len(hashed) == 3
+    assert source.read(Window(start=(0, 0, 0), stop=(1, 1, 1))).item() == values[0, 0, 0]
+
+
+def test_a_file_written_just_now_is_hashed_each_time(
+    scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(VolumeSource(str(scan)))
+    assert not (ingest.folder() / "keys").exists()

@@ -1,0 +1,112 @@
+"""How long a person waits for the first mask of a large volume: from its path to a mask."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import samplat
+from benchmarks.evaluation.objects import mask_box
+from samplat_volume.intensity import WindowRescaler
+from samplat_volume.model_slices import ModelSlices
+from samplat_volume.planes import plane_of
+from samplat_volume.propagation import Settings, propagate
+from samplat_volume.slices import SlicePrompt
+from samplat_volume.source import VolumeSource
+from samplat_volume.views import SourceStack
+
+SHAPE = (400, 512, 512)
+"""Voxels (z, y, x) of a CT of the abdomen."""
+ROUNDS = 7
+"""Of each measurement; the median counts."""
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def first_mask(model: Any, folder: Path, shape: tuple[int, int, int] = SHAPE) -> dict[str, float]:
+    """Seconds, medians of several rounds.
+
+    encode: one slice, bare. For each format: from the path to the first mask of a propagation by
+    one box, and how much of it is not the encoding; prompt: what the answer to a box takes, which
+    is a part of it. The model is loaded, the file in the system's memory, and what is compressed
+    ingested: a person has opened it before.
+    """
+    box = write_scan(folder, shape)
+    shown = opened(folder / "scan.nii", model)[1](shape[0] // 2)
+    samplat.embed(model, shown)
+    figures = {"encode": timed(lambda: samplat.embed(model, shown))}
+    embedding = samplat.embed(model, shown)
+    prompts = samplat.Prompts(boxes=[box])
+    samplat.predict(model, embedding, prompts, multimask=False)
+    figures["prompt"] = timed(lambda: answered(model, shown, prompts)) - figures["encode"]
+    for suffix in SUFFIXES:
+        wait = partial(until_first_mask, folder / f"scan{suffix}", model, box, shape)
+        wait()  # ingests it
+        whole = timed(wait)
+        figures[suffix], figures[f"{suffix} over"] = whole, whole - figures["encode"]
+    return figures
+
+
+def answered(model: Any, pixels: Any, prompts: samplat.Prompts) -> Any:
+    """A prompt on a picture that was not seen before."""
+    return samplat.predict(model, samplat.embed(model, pixels), prompts, multimask=False)
+
+
+def timed(work: Any) -> float:
+    """The median of the rounds."""
+    seconds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)
+
+
+def opened(path: Path, model: Any) -> tuple[VolumeSource, SourceStack, ModelSlices]:
+    """A volume, as an interface opens it: grey values of a window, slices, nothing encoded."""
+    source = VolumeSource(str(path))
+    plane = plane_of(source.geometry, "axial")
+    stack = SourceStack(source, plane, WindowRescaler().fit(source, window="soft-tissue"))
+    return source, stack, ModelSlices(model, stack)
+
+
+def until_first_mask(path: Path, model: Any, box: Any, shape: Any) -> None:
+    """Open it, prompt its middle slice, stop when the mask is there.
+
+    Raises:
+        AssertionError: another slice was encoded as well, or none.
+    """
+    source, stack, slices = opened(path, model)
+    found = propagate(
+        slices,
+        {shape[0] // 2: SlicePrompt(box=box)},
+        settings=Settings(steps=stack.steps),
+        pixels=stack,
+        on_slice=lambda index, result: False,
+    )
+    source.close()
+    if slices.encoded != 1 or not found.slices[shape[0] // 2].mask.any():
+        raise AssertionError(f"{slices.encoded} slices were encoded before the first mask")
+
+
+def write_scan(folder: Path, shape: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """A body with an organ and noise, in both formats; the organ's box on the middle slice."""
+    import SimpleITK
+
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    z, y, x = (2 * g / n - 1 for g, n in zip((z, y, x), shape, strict=True))
+    body = (y / 0.8) ** 2 + (x / 0.9) ** 2 < 1
+    organ = ((y + 0.1) / 0.25) ** 2 + ((x + 0.2) / 0.3) ** 2 + (z / 0.3) ** 2 < 1
+    noise = np.random.default_rng(0).normal(0, 12, (16, *shape[1:])).astype(np.int16)
+    values = np.empty(shape, np.int16)
+    for k in range(shape[0]):
+        values[k] = np.where(body[0], np.where(organ[k], 130, 40), -1000) + noise[k % 16]
+    image = SimpleITK.GetImageFromArray(values)
+    image.SetSpacing((0.8, 0.8, 1.0))
+    for suffix in SUFFIXES:
+        SimpleITK.WriteImage(image, str(folder / f"scan{suffix}"), suffix == ".nii.gz", 1)
+    return mask_box(organ[shape[0] // 2])

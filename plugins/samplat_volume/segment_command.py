@@ -1,0 +1,299 @@
+"""The command `volume-segment`. Heavy libraries are imported when it runs, not here."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from samplat import JobCommand, default_job_dir, exporters_for, fitting_tiles, usage_error
+
+if TYPE_CHECKING:
+    from samplat import ImageInfo, Plan, Registry, SegmentJob, SourceSpec
+    from samplat_volume.planes import Plane
+
+UNKNOWN_INPUT_SIZE = 1024
+"""Taken as what is seen at once where no known model says it."""
+OVERLAPS = ("best", "small", "large")
+PERCENTILES = "1,99"
+
+
+def volume_segment(
+    image: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage, DICOM folder, OME-Zarr ..."),
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--out", "-o", help=".nii .nii.gz .nrrd .mha .dcm .ome.zarr .csv; repeatable."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
+    ] = "samplat-tiny",
+    segmenter: Annotated[
+        str,
+        typer.Option(
+            help="What finds masks on a slice: automatic, or threshold (brighter than the middle "
+            "of the window) without a model; plugins may add some."
+        ),
+    ] = "automatic",
+    plane: Annotated[
+        str | None,
+        typer.Option(
+            help="axial, coronal, sagittal, z, y or x; that of the thickest voxels otherwise."
+        ),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="CT: soft-tissue, lung, bone, brain, liver, or width,level."),
+    ] = None,
+    percentiles: Annotated[
+        str | None,
+        typer.Option(help=f"Of the volume, that become black and white; {PERCENTILES}."),
+    ] = None,
+    gap: Annotated[
+        float | None,
+        typer.Option(min=0, help="Bridge what is missing for up to so many mm; one slice."),
+    ] = None,
+    min_volume: Annotated[
+        float, typer.Option(min=0, help="Drop objects of fewer cubic millimetres.")
+    ] = 0.0,
+    max_volume: Annotated[
+        float | None, typer.Option(min=0, help="Drop objects of more cubic millimetres.")
+    ] = None,
+    min_extent: Annotated[
+        float, typer.Option(min=0, help="Drop objects shorter than so many mm along any axis.")
+    ] = 0.0,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Side of a tile in a slice; to fit the model.")
+    ] = None,
+    halo: Annotated[
+        int | None,
+        typer.Option(min=0, help="Pixels seen around a tile; that of the largest object."),
+    ] = None,
+    z_block: Annotated[int, typer.Option(min=1, help="Slices of a tile.")] = 16,
+    overlaps: Annotated[
+        str, typer.Option(help="Which mask of a slice wins a shared pixel: best, small or large.")
+    ] = "best",
+    points_per_side: Annotated[
+        int | None, typer.Option(min=1, help="Side of a tile's grid of prompts; usually 32.")
+    ] = None,
+    pred_iou_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks of a lower predicted IoU.")
+    ] = None,
+    stability_thresh: Annotated[
+        float | None, typer.Option(help="Drop masks of a lower stability score.")
+    ] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="Of a volume with several: 0, or up to three, 0,1,2.")
+    ] = None,
+    time_index: Annotated[
+        int | None, typer.Option("--time", min=0, help="Of a volume with several times.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Of a folder of several DICOM series: UID or number.")
+    ] = None,
+    spacing: Annotated[
+        str | None, typer.Option(help="z,y,x in mm, instead of what the file says.")
+    ] = None,
+    allow_gaps: Annotated[
+        bool, typer.Option("--allow-gaps", help="DICOM: slices may be missing.")
+    ] = False,
+    allow_duplicates: Annotated[
+        bool, typer.Option("--allow-duplicates", help="DICOM: the first of several slices.")
+    ] = False,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="DICOM: leave out slices that are cut off.")
+    ] = False,
+    executor: Annotated[
+        str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
+    ] = "overlapping",
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for embeddings of slices: other thresholds need no encoding."),
+    ] = None,
+    job_dir: Annotated[
+        Path | None, typer.Option(help="Where the run keeps its state; beside the first output.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Discard another job in the job directory.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check everything, try one tile, say what would be done and what it would take.",
+        ),
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download, as with SAMPLAT_OFFLINE=1.")
+    ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
+    ] = False,
+) -> None:
+    """Segment everything in a volume: slice by slice, linked to objects in three dimensions.
+
+    Run the same command again to resume. Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for
+    tiles that are named.
+    """
+    from samplat import SegmentJob, SourceSpec, StackRules, registry
+
+    if offline:
+        os.environ["SAMPLAT_OFFLINE"] = "1"
+    tools = registry()
+    exporters = exporters_for(tools, out, image=image)
+    _check_choices(tools, segmenter=segmenter, executor=executor, overlaps=overlaps)
+    rescaler, rescaler_options = _grey_values(window, percentiles)
+    options = _given(
+        channel=_numbers("--channel", channel, int),
+        time=time_index,
+        series=int(series) if series is not None and series.isdecimal() else series,
+        spacing=_numbers("--spacing", spacing, float, count=3),
+        allow_gaps=allow_gaps or None,
+        allow_duplicates=allow_duplicates or None,
+        allow_truncated=allow_truncated or None,
+    )
+    source = SourceSpec(path=image, factory="volume", options=options)
+    info = _info(tools, source)
+    across = _plane(info, plane)
+    needs_model = segmenter == "automatic"
+    tile_size, margin = _tiles(across, _seen(tools, model) if needs_model else None, tile, halo)
+    job = SegmentJob(
+        source=source,
+        job_dir=str(job_dir or default_job_dir(out[0])),
+        model=model if needs_model else None,
+        segmenter=segmenter,
+        segmenter_options=_given(
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_score_thresh=stability_thresh,
+        ),
+        rescaler=rescaler,
+        rescaler_options=rescaler_options,
+        tile_size=tile_size,
+        halo=margin,
+        overlaps=overlaps,  # type: ignore[arg-type] # checked above
+        stacking=StackRules(
+            axis=across.axis,
+            block=z_block,
+            gap=across.thickness if gap is None else gap,
+        ),
+        min_extent=min_extent,
+        embeddings=str(cache) if cache else None,
+    )
+    job = _within(job, across.geometry.voxel_volume, min_volume, max_volume)
+    run = JobCommand(
+        job=job,
+        tools=tools,
+        exporters=exporters,
+        log_json=log_json,
+        described=lambda planned: _described(planned, across),
+    )
+    planned = run.check()
+    if dry_run:
+        run.describe(planned)
+    else:
+        run.carry_out(executor, overwrite=overwrite)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_choices(tools: Registry, **values: str) -> None:
+    known = {
+        "overlaps": OVERLAPS,
+        "executor": tools.names("executors"),
+        "segmenter": [n for n in tools.names("segmenters") if n != "prompted"],
+    }
+    for option, value in values.items():
+        if value not in known[option]:
+            usage_error(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
+
+
+def _numbers(
+    option: str, text: str | None, kind: type[int | float], *, count: int | None = None
+) -> list[Any] | None:
+    """Numbers with commas; None where there is no text."""
+    if text is None:
+        return None
+    try:
+        numbers = [kind(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or count not in (None, len(numbers)) or not all(map(math.isfinite, numbers)):
+        wanted = "whole numbers" if kind is int else f"{count} numbers"
+        usage_error(f"{option} takes {wanted} with commas; got {text!r}")
+    return numbers
+
+
+def _grey_values(window: str | None, percentiles: str | None) -> tuple[str, dict[str, Any]]:
+    """The rescaler and its options."""
+    if window is not None and percentiles is not None:
+        usage_error("--window and --percentiles both choose grey values; give one of them")
+    if window is not None:
+        return "window", {"window": window}
+    low, high = _numbers("--percentiles", percentiles or PERCENTILES, float, count=2) or (0, 0)
+    if not 0 <= low < high <= 100:
+        usage_error(f"--percentiles takes two of 0 to 100 in order; got {percentiles!r}")
+    return "percentile", {"low": low, "high": high}
+
+
+def _info(tools: Registry, source: SourceSpec) -> ImageInfo:
+    opened = tools.open_source(source)
+    try:
+        return opened.info
+    finally:
+        opened.close()
+
+
+def _plane(info: ImageInfo, name: str | None) -> Plane:
+    from samplat_volume.geometry import Geometry
+    from samplat_volume.planes import INDEX_PLANES, plane_of
+
+    thickest = max(range(3), key=lambda axis: (info.spacing[axis], -axis))
+    return plane_of(Geometry.of_info(info), name or INDEX_PLANES[thickest])
+
+
+def _seen(tools: Registry, model: str) -> int:
+    spec = tools.models().get(model)
+    return spec.image_size if spec else UNKNOWN_INPUT_SIZE
+
+
+def _tiles(plane: Plane, seen: int | None, tile: int | None, halo: int | None) -> tuple[int, int]:
+    """Tile size and halo: whole slices where they fit."""
+    seen = UNKNOWN_INPUT_SIZE if seen is None else seen
+    if tile is None and max(plane.shape) <= seen:
+        return max(plane.shape), halo or 0
+    return fitting_tiles(seen, tile, halo)
+
+
+def _within(job: SegmentJob, voxel: float, least: float, most: float | None) -> SegmentJob:
+    """A job whose objects have so many cubic millimetres."""
+    if not least and most is None:
+        return job
+    everywhere = ((voxel, voxel), (voxel, voxel))
+    return replace(job, min_area=least, max_area=most, pixel_areas=everywhere)
+
+
+def _described(planned: Plan, plane: Plane) -> Sequence[str]:
+    shape, spacing = planned.info.shape, planned.info.spacing
+    stretched = zip(planned.stretch.low, planned.stretch.high, strict=True)
+    tile, halo = planned.grid.tile_shape, planned.grid.halo
+    return (
+        f"volume: {' x '.join(map(str, shape))} voxels (z, y, x) of {planned.info.dtype}",
+        f"spacing: {', '.join(f'{mm:g}' for mm in spacing)} mm",
+        f"slices: {plane.count} across {plane}, {plane.thickness:g} mm thick",
+        f"grey values: {', '.join(f'{low:g} to {high:g}' for low, high in stretched)}",
+        f"tiles: {len(planned.grid)} of {' x '.join(map(str, tile))} "
+        f"+ {', '.join(map(str, halo))} voxels",
+    )

@@ -1,0 +1,225 @@
+"""What commands that run a job share: outputs, checks before work, progress, and the summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from samplat.hookspecs import Exporter
+    from samplat.job import JobResult, Plan, SegmentJob
+    from samplat.pixels import ImageInfo
+    from samplat.plugins import Registry
+    from samplat.progress import Progress
+    from samplat.rehearsal import Rehearsal
+
+
+def usage_error(message: str) -> NoReturn:
+    """End with status 2."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(2)
+
+
+def exporters_for(
+    tools: Registry, outputs: Sequence[Path], *, image: str | None, **options: Any
+) -> dict[Path, Exporter]:
+    """The exporter of each output, told the options of the command; or a usage error.
+
+    Args:
+        tools: the registry.
+        outputs: files to write.
+        image: what is segmented, which no output may replace.
+        options: what `with_options` of exporters is given, besides `outputs`.
+    """
+    from samplat.errors import InputError
+
+    found: dict[Path, Exporter] = {}
+    for output in outputs:
+        if output in found:
+            usage_error(f"{output} is given twice; each output needs its own name")
+        if image and output.exists() and Path(image).exists() and output.samefile(image):
+            usage_error(f"{output} is the input; choose another output")
+        try:
+            exporter = tools.exporter_for(output)
+        except InputError as error:
+            usage_error(str(error))
+        if hasattr(exporter, "with_options"):
+            exporter = exporter.with_options(outputs=tuple(outputs), **options)
+        found[output] = exporter
+    # what describes other outputs comes after them
+    return dict(sorted(found.items(), key=lambda item: getattr(item[1], "describes", False)))
+
+
+def check_image(exporters: Mapping[Path, Exporter], info: ImageInfo) -> None:
+    """Refuse an image that a format cannot describe, as exporters with `check_image` know it.
+
+    Raises:
+        InputError: that.
+    """
+    for exporter in exporters.values():
+        if hasattr(exporter, "check_image"):
+            exporter.check_image(info)
+
+
+def write_outputs(
+    result: JobResult, exporters: Mapping[Path, Exporter], progress: Progress
+) -> None:
+    """Write all outputs, one after the other."""
+    check_image(exporters, result.info)
+    progress.start("export", len(exporters))
+    for output, exporter in exporters.items():
+        exporter.export(result, output)
+        progress.advance("export")
+    progress.finish("export")
+
+
+def default_job_dir(output: Path) -> Path:
+    """`out.tif` keeps its state in `out.tif.samplat-job`."""
+    return output.with_name(output.name + ".samplat-job")
+
+
+def fitting_tiles(seen: int, tile_size: int | None, halo: int | None) -> tuple[int, int]:
+    """Tile size and halo with which a tile and its halo fill what the model sees.
+
+    Args:
+        seen: side of the window that the model sees without shrinking it, in pixels of the image.
+        tile_size: as given, or None to be chosen.
+        halo: as given, or None for an eighth of `seen`.
+    """
+    chosen = max(1, seen // 8) if halo is None else halo
+    return tile_size or max(1, seen // 4, seen - 2 * chosen), chosen
+
+
+@dataclass(kw_only=True)
+class JobCommand:
+    """One use of a command that runs a job, after its arguments were understood."""
+
+    job: SegmentJob
+    """The job."""
+    tools: Registry
+    """What its names stand for."""
+    exporters: Mapping[Path, Exporter]
+    """Who writes which output."""
+    log_json: bool
+    """Progress and summary as lines of JSON."""
+    described: Callable[[Plan], Sequence[str]]
+    """Lines on the image and its tiles, for people who ask what would be done."""
+    began: float = field(default_factory=time.monotonic)
+    """When, on the monotonic clock."""
+
+    def __post_init__(self) -> None:
+        from samplat.progress import choose_progress
+
+        self.progress: Progress = choose_progress(sys.stderr, log_json=self.log_json)
+
+    def check(self) -> Plan:
+        """Refuse what cannot work: outputs first, they are the cheaper ones."""
+        from samplat.job import plan
+
+        for output, exporter in self.exporters.items():
+            exporter.check(output)
+            if hasattr(exporter, "check_source"):
+                exporter.check_source(self.job.source)
+        planned = plan(self.job, self.tools)
+        check_image(self.exporters, planned.info)
+        return planned
+
+    def describe(self, planned: Plan) -> None:
+        """Say what would be done and what it would take, by one tile; a run does not ask first."""
+        from samplat.rehearsal import rehearse
+
+        rehearsed = rehearse(planned, self.tools)
+        lines = (
+            *self.described(planned),
+            *_asked(planned),
+            f"job directory: {self.job.job_dir}",
+            *(f"would write {path} ({each.name})" for path, each in self.exporters.items()),
+        )
+        typer.echo("\n".join(lines))
+        typer.echo(_projected(rehearsed, planned))
+
+    def carry_out(self, executor: str, *, overwrite: bool) -> None:
+        """Run the job, write the outputs, say what was done."""
+        from samplat.pipeline import run_job
+
+        result = run_job(
+            self.job,
+            tools=self.tools,
+            executor=self.tools.executor(executor).create(),
+            progress=self.progress,
+            overwrite=overwrite,
+        )
+        write_outputs(result, self.exporters, self.progress)
+        for warning in result.warnings:
+            self.progress.message(f"warning: {warning}")
+        self._summarise(result)
+        if not result.complete:
+            raise typer.Exit(3)
+
+    def _summarise(self, result: JobResult) -> None:
+        facts: dict[str, Any] = {
+            "objects": result.objects.num_rows,
+            **({} if result.nested is None else {"masks": result.nested.num_rows}),
+            "tiles": len(result.tiles),
+            "skipped": len(result.skipped),
+            "quarantined": [tile.index for tile in result.quarantined],
+            **_fates(result),
+            "seconds": round(time.monotonic() - self.began, 2),
+            "files": [str(output) for output in self.exporters],
+            "job_dir": self.job.job_dir,
+        }
+        line = json.dumps({"event": "summary", **facts}) if self.log_json else _summary(facts)
+        typer.echo(line)
+
+
+def _fates(result: JobResult) -> dict[str, Any]:
+    """What became of the prompts, if there were any: how many of each fate."""
+    if result.prompts is None:
+        return {}
+    counts = Counter(result.prompts["fate"].to_pylist())
+    return {"prompts": dict(sorted(counts.items())), "report": str(result.store.report_path)}
+
+
+def _asked(planned: Plan) -> list[str]:
+    if planned.prompts is None or planned.sight is None:
+        return []
+    wide = sum(unit.factor > 1 for unit in planned.units)
+    told = Counter(planned.prompts.features["fate"].to_pylist())
+    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(told.items()))
+    return [
+        f"prompts: {planned.prompts.features.num_rows} ({fates}) of {len(planned.prompts)} objects",
+        f"windows: {len(planned.units)} of {planned.sight.side} pixels, {wide} seen smaller",
+    ]
+
+
+def _projected(one: Rehearsal | None, planned: Plan) -> str:
+    if one is None:
+        return "no tile has data"
+    what, count = ("window", len(planned.units)) if planned.units else ("tile", len(planned.grid))
+    minutes, gib = one.seconds * count / 60, one.peak_bytes / 2**30
+    return (
+        f"one {what}: {one.seconds:.1f} s, {one.objects} objects\n"
+        f"all of them: about {minutes:.1f} min, {gib:.2f} GiB of memory at most"
+    )
+
+
+def _summary(facts: Mapping[str, Any]) -> str:
+    left = [f"{facts['skipped']} skipped"] if facts["skipped"] else []
+    left += [f"{len(facts['quarantined'])} failed"] if facts["quarantined"] else []
+    tiles = f"{facts['tiles']} tiles" + (f" ({', '.join(left)})" if left else "")
+    head = f"{facts['objects']} objects, {tiles}, {facts['seconds']:.1f} s"
+    if "masks" in facts:
+        head = f"{facts['masks']} masks, {head}"
+    lines = [head, *(f"wrote {name}" for name in facts["files"])]
+    if "prompts" in facts:
+        fates = ", ".join(f"{count} {fate}" for fate, count in facts["prompts"].items())
+        lines.append(f"prompts: {fates}; see {facts['report']}")
+    return "\n".join(lines)
