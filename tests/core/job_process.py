@@ -74,7 +74,7 @@ def command_line(steps: Steps, *arguments: str) -> None:
     tools = plugins.collect(manager)
     tools.add("segmenters", "test", BitsFactory(name="bits"))
     tools.add("segmenters", "test", ConnectedFactory())
-    tools.add("segmenters", "test", Given(Counted(threshold), name="threshold"))
+    tools.add("segmenters", "test", Given(Counted(threshold), name="textures"))
     plugins.registry = lambda: tools
     progress.choose_progress = lambda *stream, **options: steps
     cli.main(list(arguments))

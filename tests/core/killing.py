@@ -26,6 +26,8 @@ PATIENCE = 120
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["core.preloaded"])
 numbers = itertools.count()
+started: list[Running] = []
+"""Processes of the present test."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,14 @@ def begin(folder: Path, *arguments: Any) -> Running:
         patch.setenv("OMP_NUM_THREADS", "1")
         process.start()
     theirs.close()
-    return Running(process, ours, log)
+    started.append(Running(process, ours, log))
+    return started[-1]
+
+
+def kill_survivors() -> None:
+    """End what a test that failed has left running, with its lease."""
+    while started:
+        started.pop().process.kill()
 
 
 def start(folder: Path, *arguments: Any) -> Running:

@@ -7,7 +7,7 @@ import functools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ def tools() -> Registry:
     tools = collect(manager)
     tools.add("segmenters", "test", ConnectedFactory())
     return tools
+
+
+@pytest.fixture(autouse=True)
+def no_survivors() -> Iterator[None]:
+    yield
+    killing.kill_survivors()
 
 
 @dataclass(frozen=True)
@@ -327,7 +333,7 @@ def large_run(
     """`tile-segment` by a threshold, of real textures; what is no texture is sparse."""
     folder.mkdir()
     scene = write_mosaic(folder / "scene.tif", side, share=share)
-    options = ("--segmenter", "threshold", "--stretch", "none", "--executor", executor)
+    options = ("--segmenter", "textures", "--stretch", "none", "--executor", executor)
     tiles = ("--tile-size", 1024, "--halo", 128, "--job-dir", folder / "job")
     outputs = (folder / "out.parquet", folder / "out.tif")
     return killing.start(folder, "tile-segment", scene, *outputs, *options, *tiles)
