@@ -366,9 +366,9 @@ def test_samgeo_299_74_88_an_image_of_445_megabytes_takes_the_memory_of_a_small_
 
 @pytest.mark.slow
 def test_samgeo_95_an_image_of_50_000_by_50_000_takes_minutes(tmp_path: Path) -> None:
-    """They waited for 49 hours. A hundredth is texture; the rest is read, and skipped."""
+    """They waited for 49 hours. A twentieth is texture; the rest is read, and skipped."""
     began = time.monotonic()
-    peak = peak_of(large_run(tmp_path / "run", 50_000, 0.01))
+    peak = peak_of(large_run(tmp_path / "run", 50_000, 0.05))
     print(f"{time.monotonic() - began:.0f} s, {peak / 2**30:.2f} GiB")
     assert time.monotonic() - began < 15 * 60
     assert peak < 1.5e9
