@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,20 @@ def _mosaic(chips: list[Path], output: Path) -> Path:
         output, "w", width=width, height=height, transform=transform, tiled=True, **profile
     ) as out:
         for chip, place in zip(chips, places - first, strict=True):
-            with rasterio.open(chip) as dataset:
-                column, row = (int(n) * side for n in place)
-                window = rasterio.windows.Window(column, row, side, side)
-                out.write(dataset.read(), window=window)
+            column, row = (int(n) * side for n in place)
+            window = rasterio.windows.Window(column, row, side, side)
+            out.write(_pixels(chip), window=window)
     return output
+
+
+def _pixels(chip: Path) -> NDArray[np.uint8]:
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(chip) as dataset:
+            pixels: NDArray[np.uint8] = dataset.read()
+    return pixels
 
 
 def crop_scene(folder: Path, work: Path, place: tuple[int, int, int, int]) -> tuple[Path, Any]:

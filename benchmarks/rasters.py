@@ -1,18 +1,23 @@
 """Rasters at scale: memory, speed and seams of whole jobs, one row a claim.
 
-    python benchmarks/rasters.py [--samgeo DIR] [--only ROW ...] [--json OUT] [--share S]
+    python benchmarks/rasters.py [--samgeo DIR] [--data DIR] [--only ROW ...] [--json OUT]
+                                 [--share S]
 
-No model runs, except in `ledger`. The segmenter of the large runs is a threshold: pixels whose mean
-over 5 x 5 is above 128, 4-connected, regions of 25 pixels and more. The rasters are pictures that
-come with scikit-image, in random order (`mosaics`). Jobs run on two threads, tiles of 1024 pixels
-and a halo of 128, and each in a process of its own where memory is measured.
+No model runs, except in `ledger` and `buildings`. The segmenter of the large runs is a threshold:
+pixels whose mean over 5 x 5 is above 128, 4-connected, regions of 25 pixels and more. The rasters
+are pictures that come with scikit-image, in random order (`mosaics`). Jobs run on two threads,
+tiles of 1024 pixels and a halo of 128, and each in a process of its own where memory is measured.
 
     memory          peak resident GiB at 4 000 x 4 000 and at 20 000 x 20 000, GeoParquet included
     ten_gigapixels  the same of 100 000 x 100 000, of which a share (0.1) is not sparse
     throughput      megapixels a second of all stages, without the segmenter; with GeoParquet, too
     merge           seconds from objects on disk to links, ids and the table; 10^6 over 10^4 tiles
     seams           of an oracle's objects: parts each, lost ones, ids that bear several, calls;
-                    beside tiles whose ids are only made different, and beside samgeo's functions
+                    beside tiles whose ids are only made different, and beside samgeo's own run
+                    (`samgeo_tiles`), with the borders that its examples erode and by its defaults
+    buildings       IoU of box prompts with the buildings of Atlanta and Banepa, and how many differ
+                    by more than 0.01 from those of one tile: tiled, and in the other CRS
+                    (`prompted_buildings`)
     ledger          share of a run with samplat-tiny that objects, ledger and labels take
     long_object     polygons of a winding road, 5 pixels wide, over at least 12 tiles
     hedge           polygons of two fields with a hedge of 2 pixels along a seam
@@ -21,7 +26,6 @@ and a halo of 128, and each in a process of its own where memory is measured.
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import multiprocessing
 import sys
@@ -37,7 +41,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import samplat
+from benchmarks.accuracy import default_root
 from benchmarks.mosaics import write_mosaic
+from benchmarks.prompted_buildings import SETS, buildings
+from benchmarks.samgeo_tiles import BORDERS, samgeo_ids
 from samplat.errors import SamplatError
 from samplat.executors import ThreadsExecutor
 from samplat.files import check_file
@@ -47,6 +54,7 @@ from samplat.progress import Silent
 from samplat.store import JobStore
 
 Row = dict[str, float | int | None]
+Rows = Iterator[tuple[str, Row]]
 
 THREADS = 2
 TILE, HALO = 1024, 128
@@ -389,6 +397,7 @@ def quality(ids: NDArray[Any], truth: NDArray[np.int64], calls: int) -> Row:
         "objects": len(np.unique(truth)) - 1,
         "parts_each": float(parts.mean()) if len(parts) else 0.0,
         "lost": len(np.unique(truth)) - 1 - len(parts),
+        "ids": len(np.unique(ids[ids > 0])),
         "ids_of_several": int((np.unique(pairs[1], return_counts=True)[1] > 1).sum()),
         "calls": calls,
     }
@@ -410,45 +419,6 @@ def naive_ids(image: Path, tile: int) -> tuple[NDArray[np.int64], int]:
     return ids, calls
 
 
-def samgeo_ids(checkout: Path, image: Path, tile: int) -> tuple[NDArray[Any], int]:
-    """Their tiled run with the oracle as its masks, and the regions that they would vectorise.
-
-    Their tiles are foreground without the masks' eroded borders, 255 or 0; polygons are the
-    4-connected regions of the whole.
-    """
-    import rasterio
-    from scipy import ndimage
-
-    calls = []
-
-    def call(rgb: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
-        calls.append(rgb.shape)
-        merged = np.zeros(rgb.shape[:2], np.uint8)
-        for mask in oracle(np.ascontiguousarray(rgb), np.ones(rgb.shape[:2], bool)).to_arrays():
-            merged[ndimage.binary_erosion(mask, np.ones((3, 3)), border_value=1)] = 255
-        return merged
-
-    space: dict[str, Any] = {"np": np, "rasterio": rasterio, "tqdm": iter, "cv2": None}
-    exec(lifted(checkout / "samgeo" / "common.py", "tiff_to_tiff"), space)  # noqa: S102 what was asked for
-    output = image.with_name("samgeo.tif")
-    space["tiff_to_tiff"](str(image), str(output), call, sample_size=(tile, tile))
-    with rasterio.open(output) as file:
-        labels: NDArray[Any] = ndimage.label(file.read(1))[0]
-    return labels, len(calls)
-
-
-def lifted(path: Path, name: str) -> str:
-    """The source of a function of a module that need not be installed, and of what it calls."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-    needed, new = set[str](), {name}
-    while new:
-        needed |= new
-        used = (n.id for f in new for n in ast.walk(functions[f]) if isinstance(n, ast.Name))
-        new = {n for n in used if n in functions} - needed
-    return "\n\n".join(ast.unparse(f) for f in functions.values() if f.name in needed)
-
-
 def _our_ids(folder: str, tile: int) -> tuple[NDArray[Any], int]:
     done = run(Path(folder) / "scene.tif", Path(folder), oracle, tile_size=tile)
     whole = samplat.Window(start=(0, 0, 0), stop=done.result.info.shape)
@@ -456,7 +426,7 @@ def _our_ids(folder: str, tile: int) -> tuple[NDArray[Any], int]:
 
 
 def seams_row(options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    """Three rows: ours, and what others do, on one scene with one oracle."""
+    """Four rows: ours, and what others do, on one scene with one oracle."""
     tile, truth = 512, discs(4000, 2500, 2 * HALO)
     with tempfile.TemporaryDirectory() as folder:
         image = painted_scene(Path(folder), truth)
@@ -467,8 +437,27 @@ def seams_row(options: argparse.Namespace) -> Iterator[tuple[str, Row]]:
         if options.samgeo is None:
             print("seams_samgeo     skipped: no --samgeo DIR")
             return
-        (ids, calls), peak = alone(samgeo_ids, options.samgeo, image, tile)
-        yield "seams_samgeo", {**quality(ids, truth, calls), "gib": peak / GIB}
+        for name, borders in (("seams_samgeo", BORDERS), ("seams_samgeo_default", None)):
+            task = (samgeo_ids, options.samgeo, image, tile, oracle, borders)
+            (ids, calls), peak = alone(*task)
+            yield name, {**quality(ids, truth, calls), "gib": peak / GIB}
+
+
+def buildings_row(options: argparse.Namespace) -> Rows:
+    """A row a set: mean IoU of each run, and of tiled ones the share that is not as untiled."""
+    data = options.data or default_root()
+    if not all((data / name).is_dir() for name in SETS):
+        print(f"buildings        skipped: {data} has no {' or no '.join(SETS)}; give --data DIR")
+        return
+    for name in SETS:
+        row: Row = {}
+        for found in buildings(data, sets=(name,)):
+            run = found["run"].replace(", other CRS", "_other_crs")
+            row |= {"buildings": found["buildings"], f"iou_{run}": found["mean_iou"]}
+            if run.startswith("tiled"):
+                row[f"{run}_apart"] = found["apart_share"]
+                row[f"{run}_apart_most"] = found["apart_most"]
+        yield f"buildings_{name.split('_')[1]}", row
 
 
 @dataclass
@@ -563,7 +552,6 @@ def hedge_row(options: argparse.Namespace) -> Row:
     }
 
 
-Rows = Iterator[tuple[str, Row]]
 ROWS: dict[str, Callable[[argparse.Namespace], Row | Rows]] = {
     "memory": memory_row,
     "ten_gigapixels": ten_gigapixels_row,
@@ -573,6 +561,7 @@ ROWS: dict[str, Callable[[argparse.Namespace], Row | Rows]] = {
     "ledger": ledger_row,
     "long_object": long_object_row,
     "hedge": hedge_row,
+    "buildings": buildings_row,
 }
 """A row takes the options and gives its figures, or several rows with their names."""
 
@@ -582,6 +571,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--samgeo", type=Path, metavar="DIR", help="checkout of samgeo")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="evaluation data: ../shared/data/eval"
+    )
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help="some of the rows")
     parser.add_argument(
         "--share", type=float, default=0.1, help="of ten_gigapixels that is not sparse"

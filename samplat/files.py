@@ -142,18 +142,19 @@ def _remove_abandoned(output: Path) -> None:
     prefix = f".{output.name}.{socket.gethostname()}-"
     for folder in output.absolute().parent.glob(f"{glob.escape(prefix)}*{TEMPORARY}"):
         pid = folder.name.removeprefix(prefix).removesuffix(TEMPORARY)
-        if pid.isdigit() and not _is_alive(int(pid)):
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return pid != os.getpid()
+        pass  # it is somebody else's
+    return True
 
 
 def sync_directory(path: Path) -> None:

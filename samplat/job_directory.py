@@ -80,9 +80,10 @@ class JobDirectory:
             lock.release()
 
     def _owner(self) -> str:
-        # the owner takes the lock first and writes its name a moment later
+        # the owner takes the lock first and writes its name a moment later, over a dead one's
         for _ in range(20):
-            if owner := files.read_sealed(self.path / "owner.json"):
+            owner = files.read_sealed(self.path / "owner.json")
+            if owner and not _has_died(owner):
                 return f"process {owner['pid']} on {owner['host']}"
             time.sleep(0.05)
         return "another process"
@@ -175,3 +176,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: list(value) if isinstance(value, tuple) else value}
     dotted = f"{prefix}." if prefix else ""
     return {n: v for key, inner in value.items() for n, v in _flat(inner, f"{dotted}{key}").items()}
+
+
+def _has_died(owner: Mapping[str, Any]) -> bool:
+    return owner["host"] == socket.gethostname() and not files.is_alive(owner["pid"])

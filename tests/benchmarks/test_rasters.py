@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from benchmarks import mosaics, rasters
+from benchmarks import mosaics, rasters, samgeo_tiles
+from samplat.errors import InputError
 
 
 def test_a_mosaic_is_a_raster_of_pictures_or_nothing(tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_quality_counts_parts_losses_and_shared_ids() -> None:
         "objects": 4,
         "parts_each": pytest.approx(4 / 3),
         "lost": 1,
+        "ids": 4,
         "ids_of_several": 1,
         "calls": 3,
     }
@@ -58,15 +60,74 @@ def test_the_naive_way_cuts_objects_at_every_border(tmp_path: Path) -> None:
     assert done.result.objects["area_px"].to_pylist() == [900, 100]
 
 
-def test_what_a_function_calls_is_lifted_with_it(tmp_path: Path) -> None:
-    source = (
-        "import torch\ndef a(x): return b(x) + 1\ndef b(x): return 2 * x\ndef c(): return torch\n"
-    )
-    (tmp_path / "common.py").write_text(source)
-    space: dict[str, object] = {}
-    exec(rasters.lifted(tmp_path / "common.py", "a"), space)  # noqa: S102 our own
-    assert space["a"](3) == 7  # type: ignore[operator]
-    assert "c" not in space
+SAMGEO = """
+import numpy as np
+import rasterio
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
+from rasterio.features import shapes
+
+
+class Predictor(SamPredictor):
+    pass
+
+
+class SamGeo:
+    def __init__(self):
+        raise AssertionError("there are no weights")
+
+    def generate(self, source, output, batch, batch_sample_size, erosion_kernel, **others):
+        assert batch and erosion_kernel == (3, 3), others
+        side = batch_sample_size[0]
+        with rasterio.open(source) as src, rasterio.open(
+            output, "w", **{**src.profile, "count": 1, "dtype": "uint8"}
+        ) as out:
+            pixels = src.read().transpose(1, 2, 0)
+            for y in range(0, src.height, side):
+                part = np.ascontiguousarray(pixels[y : y + side])
+                masks = self.mask_generator.generate(part)
+                found = np.any([m["segmentation"] for m in masks], axis=0)
+                assert sum(m["area"] for m in masks) == found.sum()
+                # a row of nothing where tiles meet
+                found[0] = False
+                out.write(255 * found.astype("uint8"), 1, window=((y, y + side), (0, src.width)))
+
+    def tiff_to_gpkg(self, source, output):
+        import geopandas
+        import shapely
+
+        with rasterio.open(source) as src:
+            band = src.read(1)
+            traced = shapes(band, transform=src.transform)
+            found = [shapely.geometry.shape(shape) for shape, value in traced if value]
+        geopandas.GeoDataFrame(geometry=found, crs=src.crs).to_file(output)
+"""
+
+
+def test_samgeo_is_run_without_weights_and_its_rows_are_the_objects(tmp_path: Path) -> None:
+    """In a process of its own, a module of our making in place of theirs."""
+    (tmp_path / "samgeo").mkdir()
+    (tmp_path / "samgeo" / "__init__.py").write_text("raise AssertionError('not needed')")
+    (tmp_path / "samgeo" / "samgeo.py").write_text(SAMGEO)
+    truth = np.zeros((64, 64), np.int64)
+    truth[10:40, 10:40], truth[50:60, 2:12] = 1, 2
+    image = rasters.painted_scene(tmp_path, truth)
+    (ids, calls), peak = rasters.alone(samgeo_tiles.samgeo_ids, tmp_path, image, 32, rasters.oracle)
+    found = rasters.quality(ids, truth, calls)
+    assert (found["calls"], found["ids"], found["lost"]) == (2, 3, 0)
+    assert found["parts_each"] == 1.5
+    assert peak > 2**20
+
+
+def test_no_samgeo_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no samgeo/samgeo\.py"):
+        samgeo_tiles.samgeo_ids(tmp_path, tmp_path / "scene.tif", 32, rasters.oracle)
+
+
+def test_buildings_are_skipped_without_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rasters.main(["--only", "buildings", "--data", str(tmp_path)]) == 0
+    assert "give --data DIR" in capsys.readouterr().out
 
 
 def test_hedge_and_road_come_out_as_they_are(tmp_path: Path) -> None:

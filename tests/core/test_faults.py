@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import multiprocessing
 import os
 import pickle
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from core.oracle import ArraySource, oracle_job, oracle_tools, paint, random_labels
 from core.racing import compete
@@ -188,6 +194,22 @@ def test_the_same_process_cannot_take_a_lease_twice(job_dir: Path) -> None:
         pass
     with store.lease():
         pass
+
+
+def test_a_dead_owner_is_not_named_while_the_next_one_writes_its_name(job_dir: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    job_dir.mkdir()
+    owner = {"host": socket.gethostname(), "since": 0.0}
+    name = functools.partial(files.write_sealed, job_dir / "owner.json")
+    name({**owner, "pid": dead.pid})
+    with FileLock(job_dir / ".lock", is_singleton=False):
+        later = threading.Timer(0.2, name, [{**owner, "pid": os.getppid()}])
+        later.start()
+        named = pytest.raises(JobError, match=f"by process {os.getppid()} on")
+        with named, JobStore(path=job_dir).lease():
+            pass
+        later.join()
 
 
 def test_a_store_pickles(job_dir: Path) -> None:

@@ -1,27 +1,57 @@
-"""What people complain about in other tools, about inputs: each is a test (rows 16 and 17)."""
+"""What people complain about in other tools: each is a test (rows 16 and 17 among them)."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
+import pyproj
 import pytest
 import rasterio
+import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from raster.crafted import UTM, Bright, blobs, write
+from benchmarks.mosaics import write_mosaic
+from core import killing
+from core.test_prompted import ConnectedFactory
+from raster import crafted
+from raster.crafted import POISON, UTM, Bright, blobs, painted, write
 from samplat import JobResult, MaskSet, Registry, SegmentJob, SourceSpec, Window, registry, run_job
-from samplat_raster.source import RasterFactory
+from samplat.plugins import collect, load_plugins
+from samplat.store import JobStore, TileRecord
+from samplat.tiles import Tile
+from samplat_raster import cog, source
+from samplat_raster.source import RasterFactory, RasterSource
 
 Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--segmenter", "bright", "--tile-size", "64", "--halo", "32")
 SHAPE = (150, 200)
+
+
+@pytest.fixture(scope="module")
+def tools() -> Registry:
+    """The installed plugins, `crafted`, and a segmenter that answers prompts without a model."""
+    manager = load_plugins().manager
+    manager.register(crafted, name="crafted")
+    tools = collect(manager)
+    tools.add("segmenters", "test", ConnectedFactory())
+    return tools
+
+
+@pytest.fixture(autouse=True)
+def no_survivors() -> Iterator[None]:
+    yield
+    killing.kill_survivors()
 
 
 @dataclass(frozen=True)
@@ -292,3 +322,205 @@ def test_names_that_are_not_there_are_told_with_those_that_are(
         assert code == 1
         assert told in err
         assert "there are: 1 Red, 2 nir, 3 undefined, 4 NIR" in err
+
+
+# -- memory and time ---------------------------------------------------------------------------
+
+
+def large_run(
+    folder: Path, side: int, share: float, *, executor: str = "overlapping"
+) -> killing.Running:
+    """`tile-segment` by a threshold, of real textures; what is no texture is sparse."""
+    folder.mkdir()
+    scene = write_mosaic(folder / "scene.tif", side, share=share)
+    options = ("--segmenter", "textures", "--stretch", "none", "--executor", executor)
+    tiles = ("--tile-size", 1024, "--halo", 128, "--job-dir", folder / "job")
+    outputs = (folder / "out.parquet", folder / "out.tif")
+    return killing.start(folder, "tile-segment", scene, *outputs, *options, *tiles)
+
+
+def peak_of(run: killing.Running) -> int:
+    """Lets it run to its end; bytes of memory at most."""
+    peak = 0
+    while run.go_on_or_end() is not None:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            peak = max(peak, run.peak())
+    assert run.run_out() == (0, []), run.log.read_text()
+    return peak
+
+
+def test_samgeo_299_74_88_an_image_of_445_megabytes_takes_the_memory_of_a_small_one(
+    tmp_path: Path,
+) -> None:
+    """Exports included: what it takes more are GDAL's caches, which the small one does not fill."""
+    small = peak_of(large_run(tmp_path / "small", 4096, 1.0))
+    large = peak_of(large_run(tmp_path / "large", 12_180, 0.1))
+    with rasterio.open(tmp_path / "large" / "scene.tif") as scene:
+        nominal = scene.width * scene.height * scene.count
+    frame = geopandas.read_parquet(tmp_path / "large" / "out.parquet")
+    assert nominal >= 445e6
+    assert len(frame) > 1000
+    assert large - small < cog.GDAL_CACHE_BYTES + source.GDAL_CACHE_BYTES < nominal / 2
+    assert large < 1e9
+
+
+@pytest.mark.slow
+def test_samgeo_95_an_image_of_50_000_by_50_000_takes_minutes(tmp_path: Path) -> None:
+    """They waited for 49 hours. A twentieth is texture; the rest is read, and skipped."""
+    began = time.monotonic()
+    peak = peak_of(large_run(tmp_path / "run", 50_000, 0.05))
+    print(f"{time.monotonic() - began:.0f} s, {peak / 2**30:.2f} GiB")
+    assert time.monotonic() - began < 15 * 60
+    assert peak < 1.5e9
+    assert len(geopandas.read_parquet(tmp_path / "run" / "out.parquet")) > 5000
+
+
+@pytest.mark.parametrize("side", [256, 640])
+def test_samgeo_95_no_pixel_and_no_tile_is_looked_at_more_often_in_a_larger_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """So time grows with the area, and not faster."""
+    pixels, objects = Counter[str](), Counter[int]()
+    read, read_objects = RasterSource.read, JobStore.read_objects
+
+    def counted(source: RasterSource, window: Window) -> Any:
+        pixels["read"] += int(np.prod(window.shape))
+        return read(source, window)
+
+    def counted_objects(store: JobStore, tile: Tile, record: TileRecord) -> Any:
+        objects[tile.index] += 1
+        return read_objects(store, tile, record)
+
+    scene = write(
+        tmp_path / "scene.tif",
+        255 * (blobs((side, side), side // 4) > 0).astype(np.uint8)[None],
+        **UTM,
+    )
+    monkeypatch.setattr(RasterSource, "read", counted)
+    monkeypatch.setattr(JobStore, "read_objects", counted_objects)
+    result, shown = segmented(scene, tmp_path / "job", halo=16, rescaler="none")
+    assert result.objects.num_rows > 20
+    once = (1 + 2 * 16 / 64) ** 2 * side**2
+    assert sum(s.shape[0] * s.shape[1] for s in shown) <= once
+    assert side**2 <= pixels["read"] <= once
+    assert len(objects) > len(result.grid) // 2
+    assert max(objects.values()) <= 3
+
+
+# -- objects -----------------------------------------------------------------------------------
+
+
+def test_samgeo_two_objects_over_three_tiles_are_two_ids_and_not_six(
+    samplat: Cli, tmp_path: Path
+) -> None:
+    pixels = np.zeros((1, 100, 192), np.uint8)
+    pixels[:, 10:40, 5:190], pixels[:, 60:90, 20:180] = 255, 255
+    scene = write(tmp_path / "scene.tif", pixels, **UTM)
+    outputs = (tmp_path / "out.tif", tmp_path / "out.parquet")
+    tiles = ("--segmenter", "bright", "--tile-size", 64, "--halo", 16)
+    code, _, err = samplat("tile-segment", scene, *outputs, *tiles)
+    assert code == 0, err
+    with rasterio.open(outputs[0]) as labels:
+        assert same_partition(labels.read(1), ndimage.label(pixels[0])[0])
+    frame = geopandas.read_parquet(outputs[1]).sort_values("id")
+    assert frame["id"].tolist() == [1, 2]
+    assert frame["tiles"].tolist() == ["0,1,2", "0,1,2,3,4,5"]
+
+
+def test_samgeo_543_objects_have_attributes(samplat: Cli, eval_data: Path, tmp_path: Path) -> None:
+    """By a model, on an aerial picture."""
+    with rasterio.open(eval_data / "geo_nogt_naip_landsat" / "naip_20140720.tif") as whole:
+        place = rasterio.windows.Window(300, 300, 160, 100)
+        corner = whole.transform @ rasterio.Affine.translation(300, 300)
+        pixels = whole.read((1, 2, 3), window=place)
+        scene = write(tmp_path / "scene.tif", pixels, crs=whole.crs, transform=corner)
+    options = ("--tile-size", 100, "--halo", 20, "--points-per-side", 6, "--offline")
+    code, _, err = samplat("tile-segment", scene, tmp_path / "out.gpkg", *options)
+    assert code == 0, err
+    frame = geopandas.read_file(tmp_path / "out.gpkg")
+    assert len(frame) > 3
+    assert frame["id"].is_unique
+    geod = pyproj.Geod(ellps="WGS84")
+    for row in frame.to_crs("EPSG:4326").itertuples():
+        metres = abs(geod.geometry_area_perimeter(row.geometry.segmentize(1e-5))[0])
+        assert row.area_m2 == pytest.approx(metres, rel=2e-3)
+    for score in ("predicted_iou", "stability"):
+        assert frame[score].between(0.3, 1.01).all()
+        assert frame[score].nunique() > 2
+    points = geopandas.points_from_xy(frame["point_x"], frame["point_y"])
+    assert shapely.distance(points, frame.geometry.to_numpy()).max() < 10 * 5
+    assert {t for tiles in frame["tiles"] for t in tiles.split(",")} == {"0", "1"}
+    assert frame["truncated"].dtype == bool
+    assert frame["model"].unique().tolist() == ["samplat-tiny"]
+    assert frame["weights"].str.len().min() >= 8
+    assert frame["run"].nunique() == 1
+
+
+def large_discs() -> tuple[NDArray[np.uint8], list[tuple[int, int, int]]]:
+    """Bright discs, larger than a tile of 64 and its halo of 16; their y, x and radius."""
+    places = [(90, 100, 75), (230, 240, 60), (60, 260, 50)]
+    y, x = np.indices((310, 320))
+    image = np.zeros((3, 310, 320), np.uint8)
+    for cy, cx, radius in places:
+        image[:, np.hypot(y - cy, x - cx) < radius] = 255
+    return image, places
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["everything", "boxes"])
+def test_geo_sam_11_16_40_182_objects_are_not_clipped_to_squares(
+    samplat: Cli, tmp_path: Path, asked: bool
+) -> None:
+    """Outlines do not know of tiles, nor of the windows of prompts, which are smaller, too."""
+    image, places = large_discs()
+    scene = write(tmp_path / "scene.tif", image, **UTM)
+    options: tuple[Any, ...] = ("--segmenter", "bright", "--halo", 16)
+    if asked:
+        ground = UTM["transform"]
+        corners = [(ground @ (x - r, y + r), ground @ (x + r, y - r)) for y, x, r in places]
+        boxes = [shapely.box(*low, *high) for low, high in corners]
+        geopandas.GeoDataFrame(geometry=boxes, crs=UTM["crs"]).to_file(tmp_path / "boxes.gpkg")
+        options = ("--segmenter", "connected", "--prompts", tmp_path / "boxes.gpkg")
+        options += ("--prompts-window", 64)
+    found = []
+    for size in (64, 1000):
+        output = tmp_path / f"{size}.parquet"
+        code, _, err = samplat("tile-segment", scene, output, *options, "--tile-size", size)
+        assert code == 0, err
+        found.append(geopandas.read_parquet(output).sort_values("area_px"))
+    tiled, untiled = found
+    assert len(tiled) == len(untiled) == 3
+    assert not tiled["truncated"].any()
+    assert tiled.geometry.geom_equals(untiled.geometry, align=False).all()
+    radii = np.sqrt(tiled.area / np.pi) / 0.5
+    assert radii.tolist() == pytest.approx(sorted(radius for *_, radius in places), rel=0.01)
+
+
+def test_a_tile_that_fails_is_told_and_never_left_as_background(
+    samplat: Cli, tmp_path: Path
+) -> None:
+    """Others go on with the next tile, and nobody learns of the hole."""
+    labels = np.ones((100, 200), np.int64)
+    labels[:, 110:] = 2
+    labels[50:60, 150:160] = POISON
+    scene = write(tmp_path / "scene.tif", painted(labels), **UTM)
+    tiles = ("--segmenter", "colours", "--tile-size", 100, "--halo", 0)
+    code, out, err = samplat("tile-segment", scene, tmp_path / "out.tif", *tiles)
+    assert code == 3
+    assert "1 of 2 tiles failed and are holes: 1" in err
+    assert "ValueError: poison" in err
+    assert "(1 failed)" in out
+    with rasterio.open(tmp_path / "out.tif") as found:
+        assert (found.read(1)[:, 100:] == found.nodata).all()
+        assert (found.read(1)[:, :100] == 1).all()
+
+
+def test_min_area_is_for_objects_and_not_for_their_parts(samplat: Cli, tmp_path: Path) -> None:
+    """Elsewhere each tile drops its small parts, and objects get bites where tiles meet."""
+    labels = np.zeros((128, 128), np.int64)
+    labels[20:60, 61:104], labels[100:103, 100:103] = 1, 2
+    scene = write(tmp_path / "scene.tif", painted(labels), **UTM)
+    least = ("--min-area", 40)  # square metres, 160 pixels; 120 of the object lie in the left tile
+    output = tmp_path / "out.tif"
+    assert samplat("tile-segment", scene, output, *QUICK, *least, "--segmenter", "colours")[0] == 0
+    with rasterio.open(output) as found:
+        assert np.array_equal(found.read(1), labels == 1)

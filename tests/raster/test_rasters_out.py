@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyproj
+import pystac
 import pytest
 import rasterio
 import shapely
 import xarray
+from pystac.extensions.projection import ProjectionExtension
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from rio_cogeo import cog_validate
 
 from raster.crafted import POISON, UTM, blobs, painted, write
@@ -129,41 +132,79 @@ def test_zarr_without_crs_has_no_proj(run: Callable[..., Path]) -> None:
     assert not [name for name in attributes if name.startswith("proj:")]
 
 
-def check_item(item: dict[str, Any]) -> None:
-    """What the JSON schemas of STAC 1.1 and of its projection extension 2.0 require."""
-    assert item["type"] == "Feature"
-    assert item["stac_version"] == "1.1.0"
-    assert item["id"]
-    assert isinstance(item["links"], list)
-    for url in item["stac_extensions"]:
-        assert url.startswith("https://")
-    rfc3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"
-    properties = item["properties"]
-    assert re.fullmatch(rfc3339, properties["datetime"])
+@pytest.fixture
+def check_item(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, Any]]:
+    """Reads an item that is valid, with nothing from the network; returns its JSON."""
+    reads = pystac.StacIO.default()
+    monkeypatch.setattr(reads, "read_text_from_href", lambda href: pytest.fail(f"read {href}"))
+    monkeypatch.setattr(pystac.StacIO, "default", lambda: reads)
+
+    def check(path: Path) -> dict[str, Any]:
+        item: dict[str, Any] = json.loads(path.read_text())
+        JsonSchemaSTACValidator().validate_core(item, pystac.STACObjectType.ITEM, "1.1.0")
+        check_projection(item)
+        check_places(item)
+        return item
+
+    return check
+
+
+def check_projection(item: dict[str, Any]) -> None:
+    """The projection extension 2.0, as its own reader finds it, and what its schema requires."""
+    opened = pystac.Item.from_dict(item)
+    projection = ProjectionExtension.ext(opened)
+    assert ProjectionExtension.get_schema_uri() in item["stac_extensions"]
+    assert projection.code is None or re.fullmatch(r"[^:]+:[^:]+", projection.code)
+    assert [type(n) for n in projection.shape or ()] == [int, int]
+    assert len(projection.transform or ()) in (6, 9)
+    assert len(projection.bbox or ()) == 4
+    if projection.wkt2 is not None:
+        crs = pyproj.CRS.from_wkt(projection.wkt2)
+        assert projection.code is None or crs == pyproj.CRS.from_user_input(projection.code)
+    known = ("code", "wkt2", "projjson", "geometry", "bbox", "centroid", "shape", "transform")
+    places = [item["properties"], *item["assets"].values()]
+    used = {name for place in places for name in place if name.startswith("proj:")}
+    assert used <= {f"proj:{name}" for name in known}
+
+
+def check_places(item: dict[str, Any]) -> None:
+    """What schemas cannot say of geometry and assets."""
     if item["geometry"] is None:
         assert "bbox" not in item
     else:
         assert shapely.is_valid(shapely.geometry.shape(item["geometry"]))
-        assert len(item["bbox"]) == 4
         west, south, east, north = item["bbox"]
         assert -180 <= west <= 180 >= east >= -180
         assert -90 <= south <= north <= 90
     for asset in item["assets"].values():
-        assert asset["href"]
         assert all(isinstance(role, str) for role in asset["roles"])
         assert "/" in asset["type"]
-    code = properties["proj:code"]
-    assert code is None or re.fullmatch(r"[^:]+:[^:]+", code)
-    assert len(properties["proj:shape"]) == 2
-    assert len(properties["proj:transform"]) in (6, 9)
-    assert len(properties["proj:bbox"]) == 4
-    assert any("projection" in url for url in item["stac_extensions"])
 
 
-def test_a_stac_item_lies_beside_the_outputs(run: Callable[..., Path]) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stac_version": "1.0.9"},
+        {"links": None},
+        {"geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}},
+        {"properties": {"datetime": "yesterday"}},
+        {"assets": {"tif": {"title": "no href"}}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_schemas_refuse_what_is_no_item(
+    run: Callable[..., Path], check_item: Any, change: dict[str, Any]
+) -> None:
+    folder = run(blobs((50, 60), 5), "out.tif", options=["--stac"])
+    path = folder / "out.tif.stac.json"
+    path.write_text(json.dumps(check_item(path) | change))
+    with pytest.raises(pystac.STACValidationError):
+        check_item(path)
+
+
+def test_a_stac_item_lies_beside_the_outputs(run: Callable[..., Path], check_item: Any) -> None:
     folder = run(blobs((150, 210), 20), "out.tif", "out.zarr", "out.fgb", options=["--stac"])
-    item = json.loads((folder / "out.tif.stac.json").read_text())
-    check_item(item)
+    item = check_item(folder / "out.tif.stac.json")
     hrefs = {key: asset["href"] for key, asset in item["assets"].items()}
     assert hrefs == {"tif": "./out.tif", "zarr": "./out.zarr", "fgb": "./out.fgb"}
     assert all((folder / href).exists() for href in hrefs.values())
@@ -175,7 +216,9 @@ def test_a_stac_item_lies_beside_the_outputs(run: Callable[..., Path]) -> None:
     assert shapely.geometry.shape(item["geometry"]).exterior.is_ccw
 
 
-def test_a_stac_item_on_its_own_and_elsewhere(samplat: Cli, run: Callable[..., Path]) -> None:
+def test_a_stac_item_on_its_own_and_elsewhere(
+    samplat: Cli, run: Callable[..., Path], check_item: Any
+) -> None:
     folder = run(blobs((50, 60), 5), "out.tif")
     (folder / "items").mkdir()
     code, _, err = samplat(
@@ -185,35 +228,31 @@ def test_a_stac_item_on_its_own_and_elsewhere(samplat: Cli, run: Callable[..., P
         folder / "late.parquet",
     )
     assert code == 0, err
-    item = json.loads((folder / "items" / "scene.stac.json").read_text())
-    check_item(item)
+    item = check_item(folder / "items" / "scene.stac.json")
     assert item["assets"]["parquet"]["href"] == "../late.parquet"
     assert item["id"].startswith("scene-")
 
 
-def test_a_stac_item_across_the_antimeridian(run: Callable[..., Path]) -> None:
+def test_a_stac_item_across_the_antimeridian(run: Callable[..., Path], check_item: Any) -> None:
     place = {"crs": "EPSG:32660", "transform": rasterio.Affine(200, 0, 820_000, 0, -200, 20_000)}
     folder = run(blobs((100, 150), 9), "out.tif", options=["--stac"], **place)
-    item = json.loads((folder / "out.tif.stac.json").read_text())
-    check_item(item)
+    item = check_item(folder / "out.tif.stac.json")
     west, _, east, _ = item["bbox"]
     assert 179 < west < 180
     assert -180 < east < -179
     assert item["geometry"]["type"] == "MultiPolygon"
 
 
-def test_a_stac_item_around_a_pole(run: Callable[..., Path]) -> None:
+def test_a_stac_item_around_a_pole(run: Callable[..., Path], check_item: Any) -> None:
     place = {"crs": "EPSG:3031", "transform": rasterio.Affine(2000, 0, -1e5, 0, -2000, 1e5)}
     folder = run(blobs((100, 100), 9), "out.tif", options=["--stac"], **place)
-    item = json.loads((folder / "out.tif.stac.json").read_text())
-    check_item(item)
+    item = check_item(folder / "out.tif.stac.json")
     west, south, east, _ = item["bbox"]
     assert (west, south, east) == (-180, -90, 180)
 
 
-def test_a_stac_item_without_crs_has_no_geometry(run: Callable[..., Path]) -> None:
+def test_a_stac_item_without_crs_has_no_geometry(run: Callable[..., Path], check_item: Any) -> None:
     place = {"transform": rasterio.Affine(2, 0, 10, 0, -2, 90)}
     folder = run(blobs((40, 50), 5), "out.tif", options=["--stac"], **place)
-    item = json.loads((folder / "out.tif.stac.json").read_text())
-    check_item(item)
+    item = check_item(folder / "out.tif.stac.json")
     assert item["geometry"] is None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -308,3 +310,29 @@ def test_a_vrt_behind_a_url_is_not_opened(folder: Path) -> None:
     (folder / "m.vrt").write_text(reading("parts/a.tif"))
     with pytest.raises(InputError, match="cannot open"):
         RasterSource(f"/vsicached{folder}/m.vrt", allow_vrt=True)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+@pytest.mark.parametrize("name", ["parent", "absolute", "raw band", "raw band inside", "bomb"])
+def test_row_22_a_zip_hides_no_vrt(folder: Path, name: str, allow: bool) -> None:
+    content = HOSTILE[name]
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr("m.tif", content if isinstance(content, str) else content(folder))
+        archive.write(folder / "parts" / "a.tif", "honest.tif")
+    with pytest.raises(InputError, match="cannot open"):
+        RasterSource(f"/vsizip/{folder}/a.zip/m.tif", allow_vrt=allow)
+    honest = RasterSource(f"/vsizip/{folder}/a.zip/honest.tif", allow_vrt=allow)
+    assert (honest.read(Window(start=(0, 0, 0), stop=(1, 10, 20))) == 1).all()
+
+
+def test_row_22_a_zip_does_not_reach_out_of_itself(folder: Path) -> None:
+    """Neither by the names of its members, nor by dots in the path into it."""
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.write(folder / "parts" / "a.tif", "../secret.tif")
+    for path in ("a.zip/../secret.tif", "a.zip/../../secret.tif", "a.zip/secret.tif"):
+        pixels = np.zeros(1)
+        with contextlib.suppress(InputError):
+            source = RasterSource(f"/vsizip/{folder}/{path}")
+            pixels = source.read(Window(start=(0, 0, 0), stop=(1, 10, 20)))
+        assert pixels.max() <= 1
+    assert (rasterio.open(folder.parent / "secret.tif").read(1) == SECRET).all()
