@@ -194,8 +194,12 @@ def _plain(value: Any) -> Any:
 def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
     """Write a JSON object together with the SHA-256 of its content, which is returned."""
     seal = sha256(canonical(value))
-    sealed = {**value, "seal": seal}
-    write_atomic(path, json.dumps(sealed, indent=1, default=_plain).encode() + b"\n")
+    # a line each, for people; indented by the library, it would take several times as long
+    lines = (
+        f" {json.dumps(name)}: {json.dumps(each, default=_plain)}"
+        for name, each in {**value, "seal": seal}.items()
+    )
+    write_atomic(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
     return seal
 
 
