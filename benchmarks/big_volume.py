@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -81,10 +80,9 @@ def measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, A
     began, log = time.monotonic(), folder / f"{size}.log"
     with log.open("wb") as told:
         process = subprocess.Popen(command, stdout=told, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = peak_of(process)
     lines = log.read_text().splitlines()
-    if status:
+    if process.returncode:
         raise SystemExit(f"volume-segment failed: {lines[-1]}")
     summary = json.loads(lines[-1])
     job = Path(summary["job_dir"])
@@ -94,8 +92,18 @@ def measure(folder: Path, size: int, options: argparse.Namespace) -> dict[str, A
         "voxels_lost": bright - voxels_of(job),
         "tiles": summary["tiles"],
         "seconds": round(time.monotonic() - began, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 3),
+        "peak_gib": round(peak / 2**30, 3),
     }
+
+
+def peak_of(process: subprocess.Popen[bytes]) -> int:
+    """Most memory of a process in bytes, when it has ended: `getrusage` tells its parent's."""
+    peak, status = 0, Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        peak = max([peak, *(1024 * int(line.split()[1]) for line in lines)])
+        time.sleep(0.1)
+    return peak
 
 
 def voxels_of(job: Path) -> int:

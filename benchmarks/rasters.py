@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import shutil
 import sys
 import tempfile
 import threading
@@ -57,6 +58,8 @@ Row = dict[str, float | int | None]
 Rows = Iterator[tuple[str, Row]]
 
 THREADS = 2
+RUNS = 3
+"""Of which `throughput` takes the best."""
 TILE, HALO = 1024, 128
 GIB = 2**30
 
@@ -286,13 +289,19 @@ def ten_gigapixels_row(options: argparse.Namespace) -> Row:
 def _throughput(folder: str, side: int) -> dict[str, float]:
     (Path(folder) / "warm").mkdir()
     _large(str(Path(folder) / "warm"), 2048, 1.0)  # compiles and imports
-    return _large(folder, side, 1.0)
+    runs = []
+    for k in range(RUNS):
+        (place := Path(folder) / str(k)).mkdir()
+        runs.append(_large(str(place), side, 1.0))
+        shutil.rmtree(place)
+    return min(runs, key=lambda run: run["seconds"] + run["export_seconds"])
 
 
 def throughput_row(options: argparse.Namespace) -> Row:
-    """The segmenter's processor time is taken off in equal parts from both threads.
+    """The best of three runs, so that what else a machine does counts less.
 
-    By the clock, and by processor time as if two processors had nothing else to do.
+    The segmenter's processor time is taken off in equal parts from both threads: by the clock, and
+    by processor time as if two processors had nothing else to do.
     """
     side = 10_240
     with tempfile.TemporaryDirectory() as folder:

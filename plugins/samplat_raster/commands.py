@@ -144,7 +144,9 @@ def tile_segment(
     stac: Stac = False,
     segmenter: Annotated[
         str | None,
-        typer.Option(help="What finds the masks; plugins may add some. automatic, or prompted."),
+        typer.Option(
+            help="What finds the masks; plugins may add some. automatic, prompted, or threshold, which needs no model."
+        ),
     ] = None,
     prompts: Annotated[
         Path | None,

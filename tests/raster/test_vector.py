@@ -199,7 +199,7 @@ def test_memory_does_not_grow_with_the_scene(
     monkeypatch.setattr(polygons, "BATCH_OBJECTS", 200)
     output = tmp_path / f"out{suffix}"
     peaks = []
-    for tiles in (60, 60, 400):
+    for tiles in (100, 100, 1000):
         result: Any = Endless(tiles)
         template = result._template()
         object.__setattr__(result, "_template", lambda template=template: template)
@@ -208,7 +208,7 @@ def test_memory_does_not_grow_with_the_scene(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(read(output)) == tiles * 36
-    per_object = 24 * (400 - 60) * 36
+    per_object = 48 * (1000 - 100) * 36  # numbers of each; a geometry has more than thrice that
     assert peaks[2] < 1.15 * peaks[1] + per_object
 
 
