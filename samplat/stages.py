@@ -16,7 +16,7 @@ from samplat.progress import Progress
 
 T = TypeVar("T")
 
-STRIPE = 12
+STRIPE = 6
 """Tiles side by side that are read and matched with their neighbours row by row."""
 
 

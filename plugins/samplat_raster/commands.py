@@ -145,7 +145,8 @@ def tile_segment(
     segmenter: Annotated[
         str | None,
         typer.Option(
-            help="What finds the masks; plugins may add some. automatic, prompted, or threshold, which needs no model."
+            help="What finds the masks; plugins may add some. automatic, prompted, or threshold, "
+            "which needs no model."
         ),
     ] = None,
     prompts: Annotated[

@@ -31,7 +31,7 @@ from samplat_raster.tracing import Regions, trace
 
 BATCH_OBJECTS = 1 << 14
 """Objects of a batch, about."""
-BATCH_VERTICES = 1 << 20
+BATCH_VERTICES = 1 << 18
 """Their vertices, about: a batch ends with the shard that reaches either number."""
 
 
