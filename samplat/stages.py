@@ -85,15 +85,15 @@ class Stages:
         """
         digests = {index: digest(index) for index in indices}
         missing = [index for index, found in digests.items() if found is None]
-        digests |= dict(self.run(name, Numbered(task=task), missing, len(digests)))
+        digests |= dict(self.run(name, WithIndex(task=task), missing, len(digests)))
         found = {index: each for index, each in digests.items() if each is not None}
         if len(found) < len(digests):
-            raise JobError(f"the {name} of {path} changed while they were read; run again")
+            raise JobError(f"some of the {name} of {path} were not made; run again")
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Numbered(Generic[T]):
+class WithIndex(Generic[T]):
     """A task of which results come with their index: executors give them in any order."""
 
     task: Callable[[int], T]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import as_machine_code
+from samplat_raster.loops import longer, root
 from samplat_raster.rings import Offsets, Polygons, concatenated, gathered
 
 Ints = NDArray[np.int64]
@@ -84,14 +85,6 @@ def _arranged(
         parts=np.append(first, len(order)),
         owners=np.append(np.flatnonzero(np.diff(owner_of_part, prepend=-1)), len(first)),
     )
-
-
-@as_machine_code
-def _root(parents: Ints, i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = parents[i]
-    return i
 
 
 @as_machine_code
@@ -171,7 +164,7 @@ def _join(
             edges[count + i, j] = left[i, j]
         parts[count + i], alive[count + i] = left[i, 4], True
     for i in range(count + added):
-        parts[i] = _root(parents, parts[i])
+        parts[i] = root(parents, parts[i])
     for k in range(len(objects) - 1):
         a, b = rings[objects[k]], rings[objects[k + 1]]
         incoming, outgoing = _loose(
@@ -226,7 +219,7 @@ def _cancel(
             left, added = _keep(left, added, axis, line_g, begin_f, begin_g, part_of[g])
             low_back = begin_f
         else:
-            p, q = _root(parents, part_of[f]), _root(parents, part_of[g])
+            p, q = root(parents, part_of[f]), root(parents, part_of[g])
             parents[max(p, q)] = min(p, q)
             end = min(end_f, end_g)
             low_forth, low_back = end, end
@@ -258,9 +251,7 @@ def _keep(
 ) -> tuple[Ints, int]:
     """Note the stretch of a line from `begin` to `end`, in that direction."""
     if added == len(left):
-        longer = np.zeros((2 * len(left), left.shape[1]), left.dtype)
-        longer[: len(left)] = left
-        left = longer
+        left = longer(left, added + 1)
     left[added, axis], left[added, 1 - axis] = line, begin
     left[added, 2 + axis], left[added, 3 - axis] = line, end
     left[added, 4] = part

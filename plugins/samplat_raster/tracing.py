@@ -11,12 +11,12 @@ Importing this module imports numba: do it where it is used.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat import HOLE, as_machine_code
+from samplat_raster.loops import longer, root
 from samplat_raster.rings import Polygons, gathered
 
 
@@ -72,14 +72,6 @@ def trace(
 
 
 @as_machine_code
-def _root(parents: NDArray[np.int64], i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = parents[i]
-    return i
-
-
-@as_machine_code
 def _components(
     labels: NDArray[np.uint32], hole: np.uint32, everything: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.int64]]:
@@ -94,13 +86,13 @@ def _components(
     for y in range(len(labels)):
         for i in range(starts[y], starts[y + 1]):
             # a root is the first of its group, so it has its number already
-            root = _root(parents, i)
-            if root == i:
+            first = root(parents, i)
+            if first == i:
                 names[regions] = runs[i, 2]
                 regions += 1
                 runs[i, 2] = regions
             else:
-                runs[i, 2] = runs[root, 2]
+                runs[i, 2] = runs[first, 2]
             found[y + 1, runs[i, 0] + 1 : runs[i, 1] + 1] = runs[i, 2]
             areas[runs[i, 2] - 1] += runs[i, 1] - runs[i, 0]
     return found, names[:regions], areas[:regions]
@@ -117,7 +109,7 @@ def _runs(
     for y in range(height):
         row, x = labels[y], 0
         if count + width > len(runs):
-            runs = _longer(runs, count + width)
+            runs = longer(runs, count + width)
         while x < width:
             label, begin = row[x], x
             while x < width and row[x] == label:
@@ -137,19 +129,12 @@ def _unite_rows(
     above = j
     while i < above and j < end:
         if runs[i, 2] == runs[j, 2] and runs[i, 0] < runs[j, 1] and runs[j, 0] < runs[i, 1]:
-            a, b = _root(parents, i), _root(parents, j)
+            a, b = root(parents, i), root(parents, j)
             parents[max(a, b)] = min(a, b)
         if runs[i, 1] < runs[j, 1]:
             i += 1
         else:
             j += 1
-
-
-@as_machine_code
-def _longer(array: NDArray[Any], least: int) -> NDArray[Any]:
-    longer = np.zeros((max(2 * len(array), least), array.shape[1]), array.dtype)
-    longer[: len(array)] = array
-    return longer
 
 
 @as_machine_code
@@ -176,7 +161,7 @@ def _rings(
         if region == 0 or seen[start] or flat[start - stride] == region:
             continue
         if found + 1 >= len(rings):
-            rings = _longer(rings, found + 2)
+            rings = longer(rings, found + 2)
         rings[found, 0], rings[found, 1] = vertices, region
         first_vertex = vertices
         found += 1
@@ -199,7 +184,7 @@ def _rings(
             if corner:
                 # room for one more, which closes the ring
                 if vertices + 1 >= len(xy):
-                    xy, pinched = _longer(xy, vertices + 2), _longer(pinched, vertices + 2)
+                    xy, pinched = longer(xy, vertices + 2), longer(pinched, vertices + 2)
                 xy[vertices, 0], xy[vertices, 1] = at % stride, at // stride
                 pinched[vertices, 0] = pinch
                 vertices += 1

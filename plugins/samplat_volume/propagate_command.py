@@ -9,9 +9,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from samplat import usage_error
+from samplat_volume.options import (
+    AllowDuplicates,
+    AllowGaps,
+    AllowTruncated,
+    Channel,
+    Series,
+    Spacing,
+    Time,
+)
 
 if TYPE_CHECKING:
     from samplat import SourceSpec
@@ -78,27 +89,13 @@ def propagate(
         str | None,
         typer.Option(help=f"Of the volume, that become black and white; {PERCENTILES}."),
     ] = None,
-    channel: Annotated[
-        str | None, typer.Option(help="Of a volume with several: 0, or up to three, 0,1,2.")
-    ] = None,
-    time_index: Annotated[
-        int | None, typer.Option("--time", min=0, help="Of a volume with several times.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Of a folder of several DICOM series: UID or number.")
-    ] = None,
-    spacing: Annotated[
-        str | None, typer.Option(help="z,y,x in mm, instead of what the file says.")
-    ] = None,
-    allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="DICOM: slices may be missing.")
-    ] = False,
-    allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="DICOM: the first of several slices.")
-    ] = False,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="DICOM: leave out slices that are cut off.")
-    ] = False,
+    channel: Channel = None,
+    time_index: Time = None,
+    series: Series = None,
+    spacing: Spacing = None,
+    allow_gaps: AllowGaps = False,
+    allow_duplicates: AllowDuplicates = False,
+    allow_truncated: AllowTruncated = False,
     model: Annotated[
         str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
     ] = "samplat-tiny",
@@ -227,12 +224,6 @@ def _summary(told: Told, seconds: float) -> str:
             lines.append(f"  across {name}: dice {dice:.2f}, confidence {sure:.2f}")
     lines += [f"failed: {message}" for message in told.failed.values()]
     return "\n".join([*lines, *(f"wrote {output}" for output in told.files)])
-
-
-def usage_error(message: str) -> NoReturn:
-    """End with status 2."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
 
 
 def _asked(**arguments: Any) -> Asked:

@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samplat import JobCommand, default_job_dir, exporters_for, fitting_tiles, usage_error
+from samplat_volume.options import (
+    AllowDuplicates,
+    AllowGaps,
+    AllowTruncated,
+    Channel,
+    Series,
+    Spacing,
+    Time,
+)
 
 if TYPE_CHECKING:
     from samplat import ImageInfo, Plan, Registry, SegmentJob, SourceSpec
@@ -91,27 +100,13 @@ def volume_segment(
     stability_thresh: Annotated[
         float | None, typer.Option(help="Drop masks of a lower stability score.")
     ] = None,
-    channel: Annotated[
-        str | None, typer.Option(help="Of a volume with several: 0, or up to three, 0,1,2.")
-    ] = None,
-    time_index: Annotated[
-        int | None, typer.Option("--time", min=0, help="Of a volume with several times.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Of a folder of several DICOM series: UID or number.")
-    ] = None,
-    spacing: Annotated[
-        str | None, typer.Option(help="z,y,x in mm, instead of what the file says.")
-    ] = None,
-    allow_gaps: Annotated[
-        bool, typer.Option("--allow-gaps", help="DICOM: slices may be missing.")
-    ] = False,
-    allow_duplicates: Annotated[
-        bool, typer.Option("--allow-duplicates", help="DICOM: the first of several slices.")
-    ] = False,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="DICOM: leave out slices that are cut off.")
-    ] = False,
+    channel: Channel = None,
+    time_index: Time = None,
+    series: Series = None,
+    spacing: Spacing = None,
+    allow_gaps: AllowGaps = False,
+    allow_duplicates: AllowDuplicates = False,
+    allow_truncated: AllowTruncated = False,
     executor: Annotated[
         str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
     ] = "overlapping",
