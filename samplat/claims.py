@@ -14,14 +14,14 @@ that writes a pixel is still the only one that does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.masks import encode_labels
 from samplat.objects import TileObjects, decode_folded, folded, measured
+from samplat.seams import Beside, Meetings
 from samplat.tiles import Window
 
 MOST_COVERED = 0.5
@@ -59,21 +59,9 @@ NO_CLAIMS = Claims(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbour:
-    """What a tile knows of one beside it."""
-
-    objects: TileObjects
-    """Its objects."""
-    labels: NDArray[np.uint32]
-    """(z, y, x) its labels where both tiles see."""
-    own: NDArray[np.uint32]
-    """(z, y, x) the tile's own labels there."""
-    matched: NDArray[np.int64]
-    """Local ranks of its objects that are one with some of the tile."""
-
-
-def find_claims(mine: TileObjects, neighbours: Sequence[Neighbour]) -> Claims:
+def find_claims(
+    mine: TileObjects, beside: Beside, meetings: Meetings, matched: NDArray[np.int64]
+) -> Claims:
     """What a tile paints of its neighbours' objects.
 
     An object is claimed if the neighbour paints a part of it, it reaches into the tile's write
@@ -82,57 +70,21 @@ def find_claims(mine: TileObjects, neighbours: Sequence[Neighbour]) -> Claims:
 
     Args:
         mine: the tile's objects.
-        neighbours: in order of tile.
+        beside: those of its neighbours.
+        meetings: how they lie on each other.
+        matched: places of those beside it that are one with some of the tile.
     """
-    refused, ids, wanted = [], [], []
-    for beside in neighbours:
-        found = _Reach.of(mine, beside)
-        if found is None:
-            continue
-        refused.append(beside.objects.ids[found.refused])
-        ids.append(beside.objects.ids[found.permitted])
-        if len(found.permitted):
-            wanted.append(found)
-    if not refused:
-        return NO_CLAIMS
-    return _painted(mine, wanted, np.concatenate(ids), np.concatenate(refused))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reach:
-    """A neighbour's objects that the tile does not know, inside of the tile's write window."""
-
-    part: Window
-    labels: NDArray[np.uint32]
-    free: NDArray[np.bool_]
-    permitted: NDArray[np.int64]
-    refused: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, mine: TileObjects, beside: Neighbour) -> _Reach | None:
-        theirs, tile = beside.objects, mine.tile
-        part = tile.write.intersection(theirs.tile.read)
-        unknown = np.zeros(len(theirs), bool)
-        unknown[theirs.meeting(part)] = True
-        unknown &= theirs.owned_areas > 0
-        unknown[beside.matched] = False
-        if not part.size or not unknown.any():
-            return None
-        strip = tile.read.intersection(theirs.tile.read)
-        place = part.relative_to(strip).slices
-        labels, free = beside.labels[place], beside.own[place] == 0
-        size = len(theirs) + 1
-        reach = np.bincount(labels.ravel(), minlength=size)[1:]
-        open_ground = np.bincount(labels[free], minlength=size)[1:]
-        fits = open_ground >= np.maximum(1, (1 - MOST_COVERED) * reach)
-        fits &= (theirs.cut & facing(theirs, tile.write)) == 0
-        return cls(
-            part=part,
-            labels=labels,
-            free=free,
-            permitted=np.flatnonzero(unknown & fits),
-            refused=np.flatnonzero(unknown & ~fits & (reach >= SLIVER)),
-        )
+    reach, free = meetings.reach, meetings.free
+    unknown = (reach > 0) & (beside.owned_areas > 0)
+    unknown[matched] = False
+    sides = np.array([facing(each, mine.tile.write) for each in beside.objects], np.uint8)
+    fits = free >= np.maximum(1, (1 - MOST_COVERED) * reach)
+    fits &= (beside.cut & np.repeat(sides, np.diff(beside.starts))) == 0
+    refused = beside.ids(np.flatnonzero(unknown & ~fits & (reach >= SLIVER)))
+    permitted = np.flatnonzero(unknown & fits)
+    if not len(permitted):
+        return replace(NO_CLAIMS, refused=refused)
+    return _painted(mine, beside, permitted, refused)
 
 
 def facing(theirs: TileObjects, write: Window) -> int:
@@ -146,32 +98,29 @@ def facing(theirs: TileObjects, write: Window) -> int:
 
 
 def _painted(
-    mine: TileObjects,
-    wanted: Sequence[_Reach],
-    ids: NDArray[np.uint64],
-    refused: NDArray[np.uint64],
+    mine: TileObjects, beside: Beside, permitted: NDArray[np.int64], refused: NDArray[np.uint64]
 ) -> Claims:
-    write = mine.tile.write
-    claimed = np.zeros(write.shape, np.uint32)
-    for found, first in zip(wanted, _firsts(wanted), strict=True):
-        names = np.zeros(int(found.labels.max()) + 1, np.uint32)
-        names[found.permitted + 1] = np.arange(first, first + len(found.permitted))
-        ground, theirs = claimed[found.part.relative_to(write).slices], names[found.labels]
+    write, claimed = mine.tile.write, np.zeros(mine.tile.write.shape, np.uint32)
+    free = mine.labels(write) == 0
+    for k, theirs in enumerate(beside.objects):
+        first, last = np.searchsorted(permitted, beside.starts[k : k + 2])
+        if first == last:
+            continue
+        ranks, part = permitted[first:last] - beside.starts[k], write.intersection(theirs.tile.read)
+        place = part.relative_to(write).slices
+        names = np.zeros(len(theirs) + 1, np.uint32)
+        names[ranks + 1] = np.arange(first + 1, last + 1)
+        ground = claimed[place]
         # neighbours come in order, so what is painted is of a smaller id
-        np.copyto(ground, theirs, where=found.free & (ground == 0))
-    areas, _ = measured(claimed, len(ids), write)
+        np.copyto(ground, names[theirs.labels(part, ranks)], where=free[place] & (ground == 0))
+    areas, boxes = measured(claimed, len(permitted), write)
     kept = np.flatnonzero(areas > 0)
-    ranks = np.zeros(len(ids) + 1, np.uint32)
-    ranks[kept + 1] = np.arange(1, len(kept) + 1)
-    claimed = ranks[claimed]
-    areas, boxes = measured(claimed, len(kept), write)
-    rles = encode_labels(folded(claimed), len(kept))
-    return Claims(ids=ids[kept], areas=areas, boxes=boxes, rles=rles, refused=refused)
-
-
-def _firsts(wanted: Sequence[_Reach]) -> Iterator[int]:
-    """The name of the first claim of each neighbour, from 1."""
-    first = 1
-    for found in wanted:
-        yield first
-        first += len(found.permitted)
+    names = np.zeros(len(permitted) + 1, np.uint32)
+    names[kept + 1] = np.arange(1, len(kept) + 1)
+    return Claims(
+        ids=beside.ids(permitted[kept]),
+        areas=areas[kept],
+        boxes=boxes[kept],
+        rles=encode_labels(folded(names[claimed]), len(kept)),
+        refused=refused,
+    )

@@ -421,7 +421,7 @@ def _identity(
     job: SegmentJob, image: str, segmenter: Mapping[str, Any], stretch: Stretch
 ) -> dict[str, Any]:
     return {
-        "format": 2,
+        "format": 3,
         "image": image,
         "image_options": dict(job.source.options),
         "segmenter": {"name": job.segmenter, **segmenter, **job.segmenter_options},

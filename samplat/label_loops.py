@@ -55,6 +55,12 @@ def pair_table() -> Callable[..., Any]:
     return as_machine_code(_pair_table)
 
 
+@functools.cache
+def meet_runs() -> Callable[..., Any]:
+    """See `_meet_runs`."""
+    return as_machine_code(_meet_runs)
+
+
 def _paint_runs(
     data: Any,
     bounds: Any,
@@ -257,6 +263,100 @@ def _pair_table(first: Any, second: Any) -> tuple[Any, Any, Any, Any, Any]:
         shared[count - 1] += lengths[order[k]]
     names, others = pairs[:count] >> 32, pairs[:count] & 0xFFFFFFFF
     return names, others, shared[:count], sizes[names], other_sizes[others]
+
+
+def _meet_runs(
+    own: Any, read: Any, write: Any, reads: Any, starts: Any, boxes: Any, data: Any, bounds: Any
+) -> tuple[Any, ...]:
+    """Where the masks of neighbours lie on a tile's own labels, and on what it paints.
+
+    Windows are z0, y0, x0, z1, y1, x1, half-open; masks of one tile do not share pixels.
+
+    Args:
+        own: (D, H, W) labels of the tile, 0 is background.
+        read: (6,) the window that they cover.
+        write: (6,) the part of it that the tile paints.
+        reads: (K, 6) windows that the neighbours cover.
+        starts: (K + 1,) where the masks of each neighbour begin.
+        boxes: (M, 6) of the masks.
+        data: bytes of all codes.
+        bounds: (M + 1,) where in `data` each begins.
+
+    Returns:
+        (5, P) of pairs that meet, of labels above 0: the label, the mask, their shared pixels, and
+        the pixels of each where both tiles see; (M,) pixels of every mask where the tile paints;
+        (M,) those of them that bear no label.
+    """
+    names, room = own.max() + 1, 1024
+    table, found = np.empty((5, room), np.int64), 0
+    reach, free = np.zeros(len(boxes), np.int64), np.zeros(len(boxes), np.int64)
+    counts, touched = np.zeros(names, np.int64), np.empty(names, np.int64)
+    low, high, stop = np.empty(3, np.int64), np.empty(3, np.int64), np.empty(2, np.int64)
+    for beside in range(len(reads)):
+        for axis in range(3):
+            low[axis] = max(read[axis], reads[beside, axis])
+            high[axis] = min(read[axis + 3], reads[beside, axis + 3])
+        sizes = np.zeros(names, np.int64)
+        for z in range(low[0] - read[0], high[0] - read[0]):
+            for y in range(low[1] - read[1], high[1] - read[1]):
+                for x in range(low[2] - read[2], high[2] - read[2]):
+                    sizes[own[z, y, x]] += 1
+        top, height = reads[beside, 1], reads[beside, 4] - reads[beside, 1]
+        tall = height * (reads[beside, 3] - reads[beside, 0])
+        for mask in range(starts[beside], starts[beside + 1]):
+            inside = True
+            for axis in range(3):
+                inside &= boxes[mask, axis] < high[axis] and boxes[mask, axis + 3] > low[axis]
+            if not inside:
+                continue
+            met, total, at = 0, 0, bounds[mask]
+            place, number, last, before = 0, 0, 0, 0
+            while at < bounds[mask + 1]:
+                value, shift, digit = 0, 0, 32
+                while digit & 32 and at < bounds[mask + 1]:
+                    digit = int(data[at]) - 48
+                    value |= (digit & 31) << shift
+                    shift, at = shift + 5, at + 1
+                if digit & 16:
+                    value -= 1 << shift
+                if number > 2:
+                    value += before
+                before, last = last, value
+                x, line, left = place // tall, place % tall, value if number % 2 else 0
+                place, number = place + value, number + 1
+                while left > 0:
+                    y = line % height
+                    length = min(left, height - y)
+                    here_z, here_x = reads[beside, 0] + line // height, reads[beside, 2] + x
+                    if low[0] <= here_z < high[0] and low[2] <= here_x < high[2]:
+                        paints = write[0] <= here_z < write[3] and write[2] <= here_x < write[5]
+                        stop[0], stop[1] = max(top + y, low[1]), min(top + y + length, high[1])
+                        for here_y in range(stop[0], stop[1]):
+                            label = own[here_z - read[0], here_y - read[1], here_x - read[2]]
+                            if counts[label] == 0:
+                                touched[met] = label
+                                met += 1
+                            counts[label] += 1
+                            total += 1
+                            if paints and write[1] <= here_y < write[4]:
+                                reach[mask] += 1
+                                free[mask] += label == 0
+                    left, line = left - length, line + length
+                    if line == tall:
+                        x, line = x + 1, 0
+            if found + met > room:
+                room = max(2 * room, found + met)
+                table = np.concatenate((table, np.empty((5, room), np.int64)), axis=1)
+                room = table.shape[1]
+            for k in range(met):
+                label = touched[k]
+                if label:
+                    table[0, found], table[1, found] = label, mask
+                    table[2, found], table[3, found] = counts[label], sizes[label]
+                    table[4, found] = total
+                    found += 1
+                counts[label] = 0
+    return table[:, :found], reach, free
 
 
 def _meeting_boxes(boxes: Any, start: Any, stop: Any) -> Any:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat.claims import NO_CLAIMS, Neighbour, find_claims
+from samplat.claims import NO_CLAIMS, find_claims
 from samplat.files import canonical, sha256
 from samplat.job import Plan
 from samplat.ledger import TileRecord
 from samplat.objects import TileObjects
-from samplat.seams import match_strip
+from samplat.seams import Beside, meet, same_objects
 from samplat.stages import STRIPE, Stages, in_stripes
 from samplat.store import JobStore
 from samplat.tiles import Tile, TileGrid
@@ -90,46 +89,32 @@ class SeamTask:
         numbers = [t.index for t in around(self.plan, index)]
         beside = {number: _record(store, number, self.ledger) for number in numbers}
         inputs = seam_inputs(self.plan, index, beside.__getitem__)
-        found = []
-        if beside[index].outcome == "done":
-            mine = objects_of(store, tile, beside.pop(index))
-            done = [r for r in beside.values() if r.outcome == "done"]
-            whole = mine.labels() if done else None
-            others = (objects_of(store, self.plan.grid[r.index], r) for r in done)
-            found = [self._meet(mine, whole, theirs) for theirs in others]
-        links = [n.links for n in found if n.neighbour.objects.tile.index > index]
-        claims = find_claims(mine, [n.neighbour for n in found]) if found else NO_CLAIMS
-        joined = np.concatenate([np.zeros((0, 2), np.uint64), *links])
-        return store.write_seams(index, joined, claims, inputs)
+        done = [beside[n] for n in numbers if n != index and beside[n].outcome == "done"]
+        if not done or beside[index].outcome != "done":
+            return store.write_seams(index, np.zeros((0, 2), np.uint64), NO_CLAIMS, inputs)
+        mine = objects_of(store, tile, beside[index])
+        others = Beside.of([objects_of(store, self.plan.grid[r.index], r) for r in done])
+        meetings = meet(mine, others)
+        pairs = same_objects(mine, others, meetings, self.plan.job.seams)
+        claims = find_claims(mine, others, meetings, pairs[:, 1])
+        return store.write_seams(index, self._links(mine, others, pairs), claims, inputs)
 
-    def _meet(self, mine: TileObjects, whole: Any, theirs: TileObjects) -> Meeting:
-        strip = mine.tile.read.intersection(theirs.tile.read)
-        own = np.ascontiguousarray(whole[strip.relative_to(mine.tile.read).slices])
-        labels = theirs.labels(strip)
-        pairs = match_strip(mine, theirs, own, labels, self.plan.job.seams)
-        linked = pairs if self.plan.job.stacking is None else _painting(mine, theirs, pairs)
-        links = np.empty(linked.shape, np.uint64)
-        links[:, 0], links[:, 1] = mine.ids[linked[:, 0]], theirs.ids[linked[:, 1]]
-        beside = Neighbour(objects=theirs, labels=labels, own=own, matched=pairs[:, 1])
-        return Meeting(neighbour=beside, links=links)
+    def _links(
+        self, mine: TileObjects, others: Beside, pairs: NDArray[np.int64]
+    ) -> NDArray[np.uint64]:
+        """(E, 2) provisional ids of objects that are one, of this and of higher tiles."""
+        if self.plan.job.stacking is not None:
+            pairs = _painting(mine, others, pairs)
+        links = np.empty(pairs.shape, np.uint64)
+        links[:, 0], links[:, 1] = mine.ids[pairs[:, 0]], others.ids(pairs[:, 1])
+        return links[links[:, 1] > links[:, 0]]
 
 
-def _painting(
-    mine: TileObjects, theirs: TileObjects, pairs: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _painting(mine: TileObjects, others: Beside, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """Pairs of objects of which each tile paints a part.
 
     What a tile sees in its halo alone may be linked there by masks that its edge cuts. In a stack
     it would pass that on, from slice to slice and to objects that others saw better.
     """
-    paints = (mine.owned_areas[pairs[:, 0]] > 0) & (theirs.owned_areas[pairs[:, 1]] > 0)
+    paints = (mine.owned_areas[pairs[:, 0]] > 0) & (others.owned_areas[pairs[:, 1]] > 0)
     return pairs[paints]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Meeting:
-    """A tile's neighbour, and which of their objects are one."""
-
-    neighbour: Neighbour
-    links: NDArray[np.uint64]
-    """(E, 2) provisional ids, the tile's and the neighbour's."""

@@ -2,12 +2,12 @@
 
 ::
 
-    JOB/nested/000123.parquet        masks of a tile (`JobStore.write_whole`; the ledger's digest)
+    JOB/nested/000123.arrow          masks of a tile (`JobStore.write_whole`; the ledger's digest)
     JOB/nested/000123.links.json     which of them are masks of tiles of higher index
     JOB/nested/groups.arrow          the group of each mask, tile by tile
     JOB/nested/names.arrow           the id of each group in the labels, or 0
     JOB/nested/showing.arrow         which groups show where in the labels; groups.json marks all
-    JOB/nested/000123.layers.parquet what the groups cover of a write window, and its marker
+    JOB/nested/000123.layers.arrow   what the groups cover of a write window, and its marker
     JOB/nested/table.arrow           the table of masks, and table.json, the marker
 """
 
@@ -63,7 +63,7 @@ class NestedStore:
 
     @property
     def _layers(self) -> Tables:
-        return Tables(folder=self._folder, what=LAYERS, suffix=".layers.parquet")
+        return Tables(folder=self._folder, what=LAYERS, suffix=".layers.arrow")
 
     @property
     def _layer_markers(self) -> Markers:

@@ -62,15 +62,24 @@ class TileObjects:
         cut: NDArray[np.bool_] = self.cut != 0
         return cut
 
-    def labels(self, window: Window | None = None) -> NDArray[np.uint32]:
-        """(z, y, x) over the read window, or a part of it: local rank + 1, or 0."""
+    def labels(
+        self, window: Window | None = None, ranks: NDArray[np.int64] | None = None
+    ) -> NDArray[np.uint32]:
+        """(z, y, x) over the read window, or a part of it: local rank + 1, or 0.
+
+        Args:
+            window: the part.
+            ranks: of the objects that are wanted there; all if not given.
+        """
         if window is None:
-            return decode_folded(self._codes, self.tile.read.shape)
+            return decode_folded(self.codes, self.tile.read.shape)
         part = window.relative_to(self.tile.read)
-        return decode_folded(self._codes, self.tile.read.shape, part, self.meeting(window))
+        chosen = self.meeting(window) if ranks is None else ranks
+        return decode_folded(self.codes, self.tile.read.shape, part, chosen)
 
     @functools.cached_property
-    def _codes(self) -> Codes:
+    def codes(self) -> Codes:
+        """`rles` in one piece."""
         return joined(self.rles)
 
     def meeting(self, window: Window) -> NDArray[np.int64]:
@@ -103,7 +112,7 @@ class WholeMasks:
         _, rows, columns = inside.relative_to(self.masks.tile.read).slices
         _, height, width = self.masks.tile.read.shape
         chosen = np.array([rank])
-        codes = self.masks._codes
+        codes = self.masks.codes
         crop = decode_labels(codes, (height, width), part=(rows, columns), chosen=chosen)
         x, y = np.nonzero(crop.T)
         _, top, left = inside.relative_to(window).start

@@ -4,7 +4,7 @@
 
     JOB/run.json               what the job is, and with what it was run
     JOB/tiles/000123.json      one marker per finished tile
-    JOB/objects/000123.parquet the tile's objects
+    JOB/objects/000123.arrow   the tile's objects
     JOB/seams/000123.json      its objects' links to tiles of higher index, its claims on theirs
     JOB/seams/final.arrow      final id of every provisional one, tile by tile
     JOB/seams/table.arrow      the table of objects, and final.json, the marker of both
@@ -13,7 +13,7 @@
     JOB/labels/                zarr v3, one shard per write window, zstd + crc32c
     JOB/painted/000123.json    one marker per finished shard
     JOB/nested/                all masks, whole, and how they are nested; only on request
-    JOB/answers/000123.parquet masks of the prompts of one window, and its marker; only with prompts
+    JOB/answers/000123.arrow   masks of the prompts of one window, and its marker; only with prompts
 
 Every file appears under its final name whole, and its marker after it. What has no marker, or does
 not match it, was never done. A marker also names the digest of what it was computed from, so that

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from core.oracle import ArraySource, Oracle, oracle_job, oracle_tools, paint, random_labels
 from core.test_pipeline import EXECUTORS, fingerprint, whole
 from core.test_seams import GRID, box, seen
-from samplat.claims import Claims, Neighbour, find_claims
+from samplat.claims import Claims, find_claims
 from samplat.executors import Executor, SerialExecutor
 from samplat.job import JobResult
 from samplat.masks import MaskSet
 from samplat.objects import TileObjects
 from samplat.pipeline import run_job
+from samplat.seams import Beside, meet
 from samplat.tiles import TileGrid
 
 
@@ -118,20 +119,14 @@ def test_lost_seams_are_found_again(tmp_path: Path) -> None:
         assert fingerprint(forgetful(tmp_path / "a", labels)) == straight
 
 
-def beside(mine: TileObjects, theirs: TileObjects, matched: list[int]) -> Neighbour:
-    strip = mine.tile.read.intersection(theirs.tile.read)
-    return Neighbour(
-        objects=theirs,
-        labels=theirs.labels(strip),
-        own=mine.labels(strip),
-        matched=np.array(matched, np.int64),
-    )
+def claimed(mine: TileObjects, *theirs: TileObjects, matched: Sequence[int] = ()) -> Claims:
+    beside = Beside.of(theirs)
+    return find_claims(mine, beside, meet(mine, beside), np.array(matched, np.int64))
 
 
 def claims(mine: NDArray[Any], theirs: NDArray[Any], *matched: int) -> Claims:
     """Of the right tile, on what the left one found; the border is at x = 20."""
-    right = seen(1, mine)
-    return find_claims(right, [beside(right, seen(0, theirs), list(matched))])
+    return claimed(seen(1, mine), seen(0, theirs), matched=matched)
 
 
 def test_what_the_neighbour_does_not_see_is_painted_on() -> None:
@@ -169,7 +164,7 @@ def test_of_two_claims_the_smaller_id_wins() -> None:
     lower[22:30, 16:24] = 1  # of tile 2, reaching to the right
     nothing = seen(3, np.zeros((40, 40), int), grid)
     one, two = (seen(i, n, grid) for i, n in ((1, upper), (2, lower)))
-    found = find_claims(nothing, [beside(nothing, one, []), beside(nothing, two, [])])
+    found = claimed(nothing, one, two)
     assert found.ids.tolist() == [1 << 32, 2 << 32]
     assert found.areas.tolist() == [16, 24]
     assert found.labels(grid[3].write)[0, 2:4, :4].tolist() == [[1] * 4] * 2

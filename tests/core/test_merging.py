@@ -23,7 +23,7 @@ from samplat.merging import (
     tally,
 )
 from samplat.objects import TileObjects
-from samplat.seams import SeamRules, match_strip
+from samplat.seams import Beside, SeamRules, meet, same_objects
 from samplat.tiles import TileGrid
 
 
@@ -73,8 +73,8 @@ def merged(
 ) -> tuple[list[int], pa.Table]:
     """Final ids of all objects of both tiles, and the table."""
     left, right = seen(0, labels), seen(1, labels)
-    strip = left.tile.read.intersection(right.tile.read)
-    pairs = match_strip(left, right, left.labels(strip)[0], right.labels(strip)[0], SeamRules())
+    beside = Beside.of([right])
+    pairs = same_objects(left, beside, meet(left, beside), SeamRules())
     links = np.stack([left.ids[pairs[:, 0]], right.ids[pairs[:, 1]]], axis=1)
     tiles = [t for t in (left, right) if t.tile.index != lost]
     counts = np.array([0 if t.tile.index == lost else len(t) for t in (left, right)])

@@ -196,7 +196,7 @@ def test_nothing_depends_on_the_order_of_tiles(tmp_path: Path) -> None:
     assert all(each == made[0] for each in made)
 
 
-@pytest.mark.parametrize("left", ["table", "groups", "links", "layers", "parquet", "damaged"])
+@pytest.mark.parametrize("left", ["table", "groups", "links", "layers", "arrow", "damaged"])
 def test_what_is_missing_or_damaged_is_made_again(left: str, tmp_path: Path) -> None:
     masks = discs(6)
     run(masks, tmp_path / "job")

@@ -475,7 +475,7 @@ def test_a_damaged_answer_is_answered_again(job_dir: Path) -> None:
     scene = scene_of(truth, asked_for(truth, 4))
     wanted = whole(scene.run(job_dir))
     calls = len(scene.factory.made.seen)
-    (job_dir / "answers" / "000001.parquet").write_bytes(b"rot")
+    (job_dir / "answers" / "000001.arrow").write_bytes(b"rot")
     assert np.array_equal(whole(scene.run(job_dir)), wanted)
     assert len(scene.factory.made.seen) > calls
 

@@ -243,7 +243,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["regions/000003.json", "seams/patches.arrow", "objects/000001.parquet"]
+    "what", ["regions/000003.json", "seams/patches.arrow", "objects/000001.arrow"]
 )
 @pytest.mark.parametrize("harm", [Path.unlink, damage])
 def test_a_rerun_mends_what_is_missing_or_damaged(what: str, harm: Any, job_dir: Path) -> None:

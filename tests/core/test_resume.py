@@ -46,7 +46,7 @@ def ledger(job_dir: Path) -> dict[str, tuple[int, int]]:
     return {
         p.stem: (
             p.stat().st_mtime_ns,
-            (job_dir / "objects" / f"{p.stem}.parquet").stat().st_mtime_ns,
+            (job_dir / "objects" / f"{p.stem}.arrow").stat().st_mtime_ns,
         )
         for p in (job_dir / "tiles").glob("[0-9]*.json")
         if json.loads(p.read_text())["outcome"] == "done"

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from samplat.errors import InputError
 from samplat.masks import mask_set
-from samplat.objects import TileObjects, tile_objects
-from samplat.seams import SeamRules, contingency, match_strip
+from samplat.objects import TileObjects, labelled_objects, tile_objects
+from samplat.seams import Beside, SeamRules, contingency, meet, same_objects
 from samplat.tiles import TileGrid
 
 GRID = TileGrid(shape=(1, 20, 40), tile_shape=(1, 20, 20), halo=(0, 6, 6))
@@ -33,11 +33,15 @@ def seen(tile: int, labels: NDArray[Any], grid: TileGrid = GRID) -> TileObjects:
     )
 
 
+def same(left: TileObjects, *others: TileObjects, **rules: Any) -> list[list[int]]:
+    beside = Beside.of(others)
+    pairs = same_objects(left, beside, meet(left, beside), SeamRules(**rules))
+    return sorted(pairs.tolist())
+
+
 def links(left: TileObjects, right: TileObjects, **rules: Any) -> list[list[int]]:
-    strip = left.tile.read.intersection(right.tile.read)
-    labels = left.labels(strip), right.labels(strip)
-    found: list[list[int]] = match_strip(left, right, *labels, SeamRules(**rules)).tolist()
-    flipped = match_strip(right, left, *labels[::-1], SeamRules(**rules))[:, ::-1].tolist()
+    found = same(left, right, **rules)
+    flipped = [pair[::-1] for pair in same(right, left, **rules)]
     assert found == sorted(flipped), "it matters which tile is asked first"
     return found
 
@@ -115,3 +119,59 @@ def test_cut_sides_and_boxes() -> None:
     assert left.owned_areas.tolist() == [0, 9]
     assert left.owned_boxes[0].tolist() == [0] * 6
     assert seen(1, box((5, 22, 9, 30))).ids.tolist() == [1 << 32]
+
+
+scenes = arrays.arrays(np.int64, (3, 12, 14), elements=st.integers(0, 6))
+
+
+@given(scenes, scenes, st.tuples(*[st.integers(1, 4)] * 3))
+def test_meetings_are_the_counted_ones(
+    ours: NDArray[np.int64], theirs: NDArray[np.int64], halo: tuple[int, int, int]
+) -> None:
+    """Of all neighbours at once, also in a stack, as pixel by pixel in the label images."""
+    grid = TileGrid(shape=ours.shape, tile_shape=(2, 5, 6), halo=halo)
+    mine = tile_of(ours, grid, 1)
+    others = [
+        tile_of(theirs, grid, t.index) for t in grid.overlapping(mine.tile.read) if t.index != 1
+    ]
+    beside = Beside.of(others)
+    meetings, write = meet(mine, beside), mine.tile.write
+    counted, sizes, reach, free = {}, {}, [], []
+    for start, other in zip(beside.starts.tolist(), others, strict=False):
+        strip = mine.tile.read.intersection(other.tile.read)
+        here, there = mine.labels(strip), other.labels(strip)
+        for a, b in zip(*np.unique(np.stack([here.ravel(), there.ravel()]), axis=1), strict=True):
+            if a and b:
+                key = int(a), start + int(b)
+                counted[key] = int(((here == a) & (there == b)).sum())
+                sizes[key] = int((here == a).sum()), int((there == b).sum())
+        part = write.intersection(other.tile.read)
+        here, there = mine.labels(part), other.labels(part)
+        reach += [int((there == k + 1).sum()) for k in range(len(other))]
+        free += [int(((there == k + 1) & (here == 0)).sum()) for k in range(len(other))]
+    table = meetings.table
+    keys = list(zip(table.first.tolist(), table.second.tolist(), strict=True))
+    assert dict(zip(keys, table.shared.tolist(), strict=True)) == counted
+    both = zip(table.first_size.tolist(), table.second_size.tolist(), strict=True)
+    assert dict(zip(keys, both, strict=True)) == sizes
+    assert (meetings.reach.tolist(), meetings.free.tolist()) == (reach, free)
+    places = np.arange(len(beside.cut))
+    assert np.array_equal(beside.ids(places), np.concatenate([each.ids for each in others]))
+
+
+def tile_of(labels: NDArray[np.int64], grid: TileGrid, index: int) -> TileObjects:
+    """The objects of a tile that sees a volume of labels as they are."""
+    tile = grid[index]
+    names, place = np.unique(labels[tile.read.slices], return_inverse=True)
+    seen_here = (place.reshape(tile.read.shape) + (names[0] > 0)).astype(np.uint32)
+    count = int(seen_here.max())
+    ones = np.ones(count, np.float32)
+    return labelled_objects(
+        seen_here,
+        count,
+        tile=tile,
+        bounds=grid.bounds,
+        reach=(1, 1, 1),
+        predicted_iou=ones,
+        stability=ones,
+    )

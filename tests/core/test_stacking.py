@@ -16,15 +16,15 @@ from scipy import ndimage
 
 from core.oracle import oracle_job
 from core.test_pipeline import Shuffled, fingerprint, same_partition
+from core.test_seams import tile_of
 from core.volumes import ellipsoids, stacked, tools_of, volume_of
-from samplat.claims import Neighbour, find_claims
+from samplat.claims import find_claims
 from samplat.errors import InputError
 from samplat.executors import Executor, OverlappingExecutor, ThreadsExecutor
 from samplat.finished import open_result
 from samplat.job import plan
-from samplat.objects import TileObjects, labelled_objects
 from samplat.pipeline import run_job
-from samplat.seams import SeamRules
+from samplat.seams import Beside, SeamRules, meet
 from samplat.shapes import between_masks
 from samplat.stacking import StackRules, stack_slices
 from samplat.tiles import TileGrid, Window
@@ -337,37 +337,13 @@ def test_any_part_of_a_tile_is_decoded_alike(
         assert objects.boxes[rank].tolist() == [*places.min(axis=0), *(places.max(axis=0) + 1)]
 
 
-def tile_of(labels: NDArray[Any], grid: TileGrid, index: int) -> TileObjects:
-    """The objects of a tile that sees a volume of labels as they are."""
-    tile = grid[index]
-    names, place = np.unique(labels[tile.read.slices], return_inverse=True)
-    seen = (place.reshape(tile.read.shape) + (names[0] > 0)).astype(np.uint32)
-    count = int(seen.max())
-    ones = np.ones(count, np.float32)
-    return labelled_objects(
-        seen,
-        count,
-        tile=tile,
-        bounds=grid.bounds,
-        reach=(1, 1, 1),
-        predicted_iou=ones,
-        stability=ones,
-    )
-
-
 def test_what_the_neighbour_does_not_see_is_painted_on() -> None:
     grid = TileGrid(shape=(4, 10, 32), tile_shape=(4, 10, 16), halo=(0, 0, 8))
     labels = np.zeros(grid.shape, np.int64)
     labels[1:3, 3:7, 10:20] = 1
     mine, theirs = tile_of(np.zeros_like(labels), grid, 1), tile_of(labels, grid, 0)
-    strip = mine.tile.read.intersection(theirs.tile.read)
-    neighbour = Neighbour(
-        objects=theirs,
-        labels=theirs.labels(strip),
-        own=mine.labels(strip),
-        matched=np.zeros(0, np.int64),
-    )
-    claims = find_claims(mine, [neighbour])
+    beside = Beside.of([theirs])
+    claims = find_claims(mine, beside, meet(mine, beside), np.zeros(0, np.int64))
     assert claims.areas.tolist() == [2 * 4 * 4]
     assert claims.boxes.tolist() == [[1, 3, 16, 3, 7, 20]]
     assert np.array_equal(claims.labels(mine.tile.write) > 0, labels[:, :, 16:] > 0)

@@ -96,7 +96,7 @@ def test_every_damaged_byte_of_a_marker_unmakes_it(store: JobStore) -> None:
 def test_damaged_objects_are_an_error_and_are_redone(store: JobStore, damage: str) -> None:
     record = entry(digest=store.write_objects(some_objects()))
     store.tiles.enter(record)
-    path = store.path / "objects" / "000003.parquet"
+    path = store.path / "objects" / "000003.arrow"
     spoil(path, damage)
     assert not store.is_finished(3)
     with pytest.raises(JobError, match=r"objects of tile 3.*run the job.s command again"):

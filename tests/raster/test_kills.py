@@ -366,7 +366,7 @@ def test_row_8_a_full_disk_is_a_line_and_the_command_resumes(
 
 @pytest.mark.parametrize(
     ("kind", "pattern"),
-    [("plain", "labels/c/**/*"), ("plain", "seams/table.*"), ("nested", "nested/*.layers.parquet")],
+    [("plain", "labels/c/**/*"), ("plain", "seams/table.*"), ("nested", "nested/*.layers.arrow")],
 )
 def test_row_14_an_export_without_one_of_its_files_is_refused(
     samplat: Cli, kind: str, pattern: str, whole: Callable[[str], Whole], tmp_path: Path

@@ -157,7 +157,7 @@ def test_it_resumes_and_refuses_another_job(samplat: Cli, scan: str) -> None:
     assert samplat(*given, "--log-json")[0] == 0
     job, first = Path("a.nrrd.samplat-job"), Path("a.nrrd").read_bytes()
     tiles = {p.name: p.stat().st_mtime_ns for p in (job / "tiles").iterdir()}
-    (job / "objects" / "000002.parquet").unlink()
+    (job / "objects" / "000002.arrow").unlink()
     code, told, _ = samplat(*given, "-o", "b.csv", "--log-json")
     assert code == 0
     assert json.loads(told)["files"] == ["a.nrrd", "b.csv"]
