@@ -184,7 +184,7 @@ class Plan:
     units: tuple[PromptUnit, ...] = ()
     """Prompts by the window that answers them."""
 
-    @property
+    @functools.cached_property
     def store(self) -> JobStore:
         """The job directory."""
         return JobStore(path=Path(self.job.job_dir))

@@ -37,6 +37,10 @@ class TileRecord:
     whole_sha256: str | None = None
     """Digest of the file of its masks, whole; None where they were not asked for."""
 
+    def __hash__(self) -> int:
+        # caches ask for it some ten times a tile
+        return self.index
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger(Numbered):

@@ -86,14 +86,15 @@ class SeamTask:
     def __call__(self, index: int) -> str:
         """Digest of the links and claims."""
         store, tile = self.plan.store, self.plan.grid[index]
-        numbers = [t.index for t in around(self.plan, index)]
-        beside = {number: _record(store, number, self.ledger) for number in numbers}
-        inputs = seam_inputs(self.plan, index, beside.__getitem__)
-        done = [beside[n] for n in numbers if n != index and beside[n].outcome == "done"]
-        if not done or beside[index].outcome != "done":
+        tiles = around(self.plan, index)
+        records = {t.index: _record(store, t.index, self.ledger) for t in tiles}
+        inputs = seam_inputs(self.plan, index, records.__getitem__)
+        done = [t for t in tiles if records[t.index].outcome == "done"]
+        if tile not in done or done == [tile]:
             return store.write_seams(index, np.zeros((0, 2), np.uint64), NO_CLAIMS, inputs)
-        mine = objects_of(store, tile, beside[index])
-        others = Beside.of([objects_of(store, self.plan.grid[r.index], r) for r in done])
+        found = {t.index: objects_of(store, t, records[t.index]) for t in done}
+        mine = found.pop(index)
+        others = Beside.of(list(found.values()))
         meetings = meet(mine, others)
         pairs = same_objects(mine, others, meetings, self.plan.job.seams)
         claims = find_claims(mine, others, meetings, pairs[:, 1])

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -52,24 +53,24 @@ class NestedStore:
     def _folder(self) -> Path:
         return self.path / "nested"
 
-    @property
+    @functools.cached_property
     def _links(self) -> Markers:
         what = "the links of the masks of tile"
         return Markers(folder=self._folder, what=what, suffix=".links.json")
 
-    @property
+    @functools.cached_property
     def _groups(self) -> Bundle:
         return Bundle(folder=self._folder, marker="groups", what=GROUPS)
 
-    @property
+    @functools.cached_property
     def _layers(self) -> Tables:
         return Tables(folder=self._folder, what=LAYERS, suffix=".layers.arrow")
 
-    @property
+    @functools.cached_property
     def _layer_markers(self) -> Markers:
         return Markers(folder=self._folder, what=LAYERS, suffix=".layers.json")
 
-    @property
+    @functools.cached_property
     def _table(self) -> Bundle:
         return Bundle(folder=self._folder, marker="table", what=TABLE)
 

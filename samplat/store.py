@@ -22,6 +22,7 @@ a result whose inputs changed is stale, not wrong.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,41 +63,41 @@ FINAL = {"table": "the table of objects", "final": "the final ids", "patches": "
 class JobStore(JobDirectory):
     """What a job directory holds. Holds only its path, so that workers can be handed one."""
 
-    @property
+    @functools.cached_property
     def tiles(self) -> Ledger:
         """The records of tiles."""
         return Ledger(folder=self.path / "tiles", what="tile")
 
-    @property
+    @functools.cached_property
     def units(self) -> Ledger:
         """The records of units of prompts; an index is the unit's."""
         return Ledger(folder=self.path / "answers", what="window")
 
-    @property
+    @functools.cached_property
     def _objects(self) -> Tables:
         return Tables(folder=self.path / "objects", what="the objects of tile")
 
-    @property
+    @functools.cached_property
     def _whole(self) -> Tables:
         return Tables(folder=self.path / "nested", what="the masks of tile")
 
-    @property
+    @functools.cached_property
     def _answers(self) -> Tables:
         return Tables(folder=self.path / "answers", what="the answers of window")
 
-    @property
+    @functools.cached_property
     def _seams(self) -> Markers:
         return Markers(folder=self.path / "seams", what="the seams of tile")
 
-    @property
+    @functools.cached_property
     def _regions(self) -> Markers:
         return Markers(folder=self.path / "regions", what="the regions of tile")
 
-    @property
+    @functools.cached_property
     def _painted(self) -> Markers:
         return Markers(folder=self.path / "painted", what="the marker of the labels of tile")
 
-    @property
+    @functools.cached_property
     def _final(self) -> Bundle:
         return Bundle(folder=self.path / "seams", marker="final", what=FINAL)
 

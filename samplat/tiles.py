@@ -98,6 +98,10 @@ class Tile:
     write: Window
     """Pixels that belong to this tile: one shard of the label store."""
 
+    def __hash__(self) -> int:
+        # caches ask for it some hundred times a tile
+        return self.index
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileGrid:

@@ -245,7 +245,11 @@ def arrays_of(table: pa.Table) -> dict[str, NDArray[Any]]:
 
 def stacked(columns: Mapping[str, NDArray[Any]], names: Iterable[str]) -> NDArray[Any]:
     """(N, K) some columns side by side."""
-    return np.stack([columns[name] for name in names], axis=1)
+    chosen = [columns[name] for name in names]
+    beside = np.empty((len(chosen[0]), len(chosen)), chosen[0].dtype)
+    for k, column in enumerate(chosen):
+        beside[:, k] = column
+    return beside
 
 
 def packed(value: object, names: Iterable[str]) -> dict[str, str]:
