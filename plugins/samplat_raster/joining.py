@@ -343,7 +343,8 @@ def _walked(
     """The rings of linked edges, as `_join` returns them. Edges are dead when they were walked."""
     count = len(edges) - added_of[-1]
     xy = np.empty((2 * len(edges), 2), np.int32)
-    found = np.zeros((len(rings) + added_of[-1], 4), np.int64)
+    # regions that met at corners may be one now, and enclose any number of holes there
+    found = np.zeros((len(edges) // 4, 4), np.int64)
     vertices = ring = 0
     for k in range(len(objects) - 1):
         a, b = rings[objects[k]], rings[objects[k + 1]]

@@ -117,6 +117,17 @@ def test_regions_that_meet_at_a_corner_and_join_elsewhere_make_a_valid_polygon()
             check_tiles(labels, (x, y))
 
 
+def test_two_combs_that_meet_at_corners_enclose_more_holes_than_there_were_rings() -> None:
+    """They are one region by way of the right tile alone, where hardly an edge is on the border."""
+    labels = np.ones((4, 404), np.uint32)
+    labels[1:3, :400] = 0
+    labels[1, :400:4] = labels[2, 1:400:4] = 1
+    whole = by_label(trace(labels))[1].polygons.to_shapely()[0]
+    assert len(shapely.get_parts(whole)) == 1
+    assert shapely.get_num_interior_rings(shapely.get_parts(whole)[0]) == 100
+    check_tiles(labels, (400, 4))
+
+
 def test_joined_polygons_begin_alike_whatever_the_tiles() -> None:
     labels = (blobs((60, 60), 20, seed=2) > 0).astype(np.uint32)
     first, second = (in_tiles(labels, step) for step in ((30, 30), (13, 29)))
