@@ -68,6 +68,14 @@ def _whole(path: Path, at: int) -> dict[str, Any]:
     return {"path": path, "data": path, "start": at}
 
 
+def _text(line: bytes) -> str:
+    """A line of a header; names of files in it are UTF-8 today, and were not always."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("latin-1")
+
+
 def _beside(path: Path, name: str) -> Path:
     """A file that a header names, which must lie beside it: headers come from strangers."""
     data = path.parent / name
@@ -208,7 +216,7 @@ def _meta_fields(head: bytes) -> tuple[dict[str, str], int]:
         end = head.find(b"\n", at)
         if end < 0 or b"=" not in head[at:end]:
             raise _Unusable("its header ends before ElementDataFile; it is cut off or no MetaImage")
-        name, _, value = head[at:end].decode("latin-1").partition("=")
+        name, _, value = _text(head[at:end]).partition("=")
         fields[name.strip()], at = value.strip(), end + 1
     return fields, at
 
@@ -218,7 +226,8 @@ def _field(fields: Mapping[str, str], *names: str, default: str) -> str:
 
 
 def _one_file(path: Path, name: str) -> Path:
-    if name.upper().startswith("LIST") or "%" in name or len(name.split()) > 2:
+    words = len(name.split()) > 2 and not (path.parent / name).is_file()
+    if name.upper().startswith("LIST") or "%" in name or words:
         raise _Unusable("spreads its voxels over several files; write it as one file")
     return _beside(path, name)
 
@@ -302,7 +311,7 @@ def _nrrd_fields(head: bytes) -> tuple[dict[str, str], int]:
             if "data file" in fields or "datafile" in fields:
                 return fields, at
             raise _Unusable("its header does not end; it is cut off: copy or download it again")
-        line, at = head[at:end].decode("latin-1").rstrip("\r"), end + 1
+        line, at = _text(head[at:end]).rstrip("\r"), end + 1
         if not line:
             return fields, at
         if not line.startswith("#") and ": " in line:
@@ -392,7 +401,7 @@ def _vtk_lines(head: bytes) -> tuple[list[str], int]:
         end = head.find(b"\n", at)
         if end < 0:
             break
-        line, at = head[at:end].decode("latin-1"), end + 1
+        line, at = _text(head[at:end]), end + 1
         lines.append(line)
         if line.startswith(("LOOKUP_TABLE", "VECTORS")):
             return lines, at

@@ -11,6 +11,7 @@ import re
 import struct
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 from samplat_volume.geometry import Geometry
+from samplat_volume.layout import PADDING, Mapped
 from samplat_volume.stacks import ArrayVoxels, Stack, StackVoxels, Voxels, content_key
 
 UNITS = {
@@ -29,6 +31,8 @@ UNITS = {
     "micrometre": 1e-3, "nanometre": 1e-6, "millimetre": 1.0, "centimetre": 10.0, "metre": 1000.0,
 }  # fmt: skip
 """Millimetres of a unit."""
+DEFLATE = (8, 32946)
+"""TIFF's numbers for zlib's compression."""
 
 
 def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[[], Any]]:
@@ -64,6 +68,7 @@ def _open(
 ) -> tuple[Voxels, Geometry, Callable[[], Any]]:
     series = _only_series(tiff, path)
     _check_pages(series, path)
+    _check_sizes(series, path)
     axes, shape = _axes(series, path)
     index = chosen_time(axes, shape, time, path)
     geometry = Geometry(
@@ -136,6 +141,55 @@ def _check_pages(series: Any, path: Path) -> None:
                 )
 
 
+def _check_sizes(series: Any, path: Path) -> None:
+    """Rows and columns make up the bytes that are stored: tifffile would crop, or pad."""
+    first = series.keyframe
+    if first.compression in DEFLATE:
+        needed, stored = _block_bytes(first), [_inflated(series.pages[0], path)]
+    else:
+        needed, stored = _page_bytes(first), [sum(page.databytecounts) for page in series.pages]
+    row = first.imagewidth * first.samplesperpixel * max(1, first.bitspersample // 8)
+    for number, found in enumerate(stored):
+        if needed is not None and found and not 0 <= found - needed < max(row, PADDING):
+            raise InputError(
+                f"{path} says that page {number} has {first.imagewidth} x {first.imagelength} "
+                f"pixels, which take {needed} bytes, and has {found}; mend the header's size"
+            )
+
+
+def _is_plain(first: Any) -> bool:
+    """Whether rows and columns tell the bytes: of tiles and subsampled colours they do not."""
+    return not first.is_tiled and first.bitspersample % 8 == 0 and first.photometric not in (6, 8)
+
+
+def _page_bytes(first: Any) -> int | None:
+    """What a page takes that is not compressed."""
+    if first.compression != 1 or not _is_plain(first):
+        return None
+    pixels = first.imagewidth * first.imagelength * first.imagedepth * first.samplesperpixel
+    return int(pixels * first.bitspersample // 8)
+
+
+def _block_bytes(first: Any) -> int | None:
+    """What the first strip takes, decompressed."""
+    if not _is_plain(first):
+        return None
+    samples = first.samplesperpixel if first.planarconfig == 1 else 1
+    rows = min(first.rowsperstrip, first.imagelength)
+    return int(rows * first.imagewidth * samples * first.bitspersample // 8)
+
+
+def _inflated(page: Any, path: Path) -> int:
+    """Bytes of the first strip of a page; 0 if it is damaged, which reading it tells."""
+    with path.open("rb") as file:
+        file.seek(page.dataoffsets[0])
+        data = file.read(page.databytecounts[0])
+    try:
+        return len(zlib.decompress(data))
+    except zlib.error:
+        return 0
+
+
 def _axes(series: Any, path: Path) -> tuple[str, tuple[int, ...]]:
     """Axes of "tczyx" and their extents; those of one index that mean nothing are dropped."""
     told = [("z" if a in "QI" else "c" if a == "S" else a.lower()) for a in series.axes]
@@ -172,7 +226,7 @@ def _mapped(
     tiff: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
 ) -> Voxels:
     stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-    array = np.memmap(path, stored, "r", offset=series.dataoffset, shape=shape)
+    array = Mapped(path=path, dtype=stored, start=series.dataoffset, shape=shape)
     return ArrayVoxels(array=array, axes=axes, dtype=stored.newbyteorder("="), time=time)
 
 

@@ -267,7 +267,7 @@ def test_a_damaged_chunk_of_ome_zarr_is_named(tmp_path: Path) -> None:
     path = ome_zarr(tmp_path / "a.zarr", noise("uint16"), "0.5")
     chunk = next(p for p in (path / "0" / "c").rglob("*") if p.is_file())
     chunk.write_bytes(chunk.read_bytes()[:9])
-    with pytest.raises(InputError, match="a.zarr/0 cannot be read at"):
+    with pytest.raises(InputError, match=f"{chunk.relative_to(path)} cannot be read"):
         everything(VolumeSource(str(path)))
     chunk.write_bytes(b"")
     with pytest.raises(InputError, match=f"{chunk.relative_to(path)} is empty, it was cut off"):
