@@ -136,6 +136,7 @@ def read_slices(path: Path) -> list[Slice]:
 
     Raises:
         InputError: it is cut off, or no DICOM.
+        OSError: it is gone, or may not be read.
     """
     import pydicom
 
@@ -144,6 +145,8 @@ def read_slices(path: Path) -> list[Slice]:
         with path.open("rb") as file, pydicom.config.disable_value_validation():
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
             pixels = pixel_bytes(file, header)
+    except (FileNotFoundError, PermissionError):
+        raise
     except (
         pydicom.errors.InvalidDicomError,
         AttributeError,

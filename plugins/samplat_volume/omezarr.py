@@ -16,7 +16,7 @@ from samplat_volume.integrity import CONTRADICTION
 from samplat_volume.ngff import MARK
 from samplat_volume.stacks import ArrayVoxels
 from samplat_volume.tiffs import UNITS, chosen_time
-from samplat_volume.zarr_chunks import ReadChunks, check_chunks, open_group
+from samplat_volume.zarr_chunks import ReadChunks, check_chunks, open_array, open_group
 
 VERSIONS = ("0.4", "0.5")
 
@@ -62,7 +62,7 @@ def _opened(group: Any, path: str, time: int | None, *, allow_missing: bool) -> 
         raise InputError(
             f"{path} has axes {', '.join(names)}; expected z, y, x and at most t and c"
         )
-    arrays = [_array(group, dataset["path"], path) for dataset in image["datasets"]]
+    arrays = [open_array(group, dataset["path"], path) for dataset in image["datasets"]]
     if any(len(array.shape) != len(axes) for array in arrays):
         raise InputError(f"{path} names {len(axes)} axes, its arrays have {len(arrays[0].shape)}")
     if not allow_missing:
@@ -100,13 +100,6 @@ def _multiscale(group: Any, path: str) -> Mapping[str, Any]:
         raise InputError(f"{path} names no axes or no datasets; its metadata is damaged")
     found: Mapping[str, Any] = image
     return found
-
-
-def _array(group: Any, name: str, path: str) -> Any:
-    try:
-        return group[name]
-    except Exception as error:
-        raise InputError(f"{path} names a dataset {name}, which cannot be opened") from error
 
 
 def _place(image: Mapping[str, Any], axes: str, path: str) -> Geometry:

@@ -31,6 +31,8 @@ UNITS = {
     "micrometre": 1e-3, "nanometre": 1e-6, "millimetre": 1.0, "centimetre": 10.0, "metre": 1000.0,
 }  # fmt: skip
 """Millimetres of a unit."""
+SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value of TIFF's types; the others take one."""
 DEFLATE = (8, 32946)
 """TIFF's numbers for zlib's compression."""
 
@@ -78,11 +80,15 @@ def _open(
         file.close()
         return _mapped(tiff, series, path, axes, shape, index), geometry, file.close
     pages = _Pages(file, series, path, axes, shape, index)
+    pages.check()
     return _paged(pages, series, path, axes, shape, index), geometry, pages.close
 
 
 def _check_chain(path: Path) -> None:
-    """Every page's directory lies in the file; readers take a cut chain for a shorter stack."""
+    """Every page's directory lies in the file; readers take a cut chain for a shorter stack.
+
+    So does what its entries point to: a description that is cut off would take the spacing along.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(16)
@@ -90,22 +96,37 @@ def _check_chain(path: Path) -> None:
         if order is None or len(head) < 8:
             raise InputError(f"{path} is no TIFF; expected a file that starts with II or MM")
         big = struct.unpack_from(order + "H", head, 2)[0] == 43
-        count, entry, wide = ("Q", 20, "Q") if big else ("H", 12, "I")
+        wide = "Q" if big else "I"
         try:
             at, seen = struct.unpack_from(order + wide, head, 8 if big else 4)[0], set[int]()
             while at and at not in seen:
                 seen.add(at)
                 file.seek(at)
-                (n,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-                file.seek(n * entry, 1)
-                (at,) = struct.unpack(order + wide, file.read(struct.calcsize(wide)))
-        except (struct.error, OverflowError, OSError):
+                at = _check_directory(file, order, big, size)
+        except (struct.error, OverflowError, OSError, EOFError):
             raise InputError(
                 f"{path} is cut off at {size} bytes: page {len(seen)} lies beyond its end; copy or "
                 "download it again"
             ) from None
     if not seen:
         raise InputError(f"{path} has no pages; it is cut off: copy or download it again")
+
+
+def _check_directory(file: Any, order: str, big: bool, size: int) -> int:
+    """Read the directory at which the file stands; returns where the next one is.
+
+    Raises:
+        EOFError: a value lies beyond the end.
+    """
+    count, entry, wide = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
+    (n,) = struct.unpack(order + count, file.read(struct.calcsize(order + count)))
+    length = struct.calcsize(order + entry)
+    entries = file.read(n * length) if n * length <= size else b""
+    for _, kind, values, place in struct.iter_unpack(order + entry, entries):
+        taken = values * SIZES.get(kind, 1)
+        if taken > struct.calcsize(order + wide) and place + taken > size:
+            raise EOFError
+    return int(struct.unpack(order + wide, file.read(struct.calcsize(order + wide)))[0])
 
 
 def _only_series(file: Any, path: Path) -> Any:
@@ -119,7 +140,13 @@ def _only_series(file: Any, path: Path) -> Any:
 
 
 def _check_pages(series: Any, path: Path) -> None:
-    size = path.stat().st_size
+    size, first = path.stat().st_size, series.keyframe
+    blocks, told = math.prod(first.chunked), first.tags.get(324) or first.tags.get(273)
+    if told is not None and told.count != blocks:
+        raise InputError(
+            f"{path} names {told.count} blocks of page 0, whose size makes {blocks}; its header is "
+            "damaged: write it again"
+        )
     if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
         raise InputError(
             f"{path} is cut off: its {series.shape} voxels take {series.nbytes} bytes, "
@@ -128,10 +155,10 @@ def _check_pages(series: Any, path: Path) -> None:
     for number, page in enumerate(series.pages):
         if page is None:
             raise InputError(f"{path} has no page {number} of {len(series.pages)}; write it again")
-        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
+        if len(page.dataoffsets) != blocks:
             raise InputError(
-                f"{path} names {len(page.dataoffsets)} of the {math.prod(series.keyframe.chunked)} "
-                f"blocks of page {number}; its header is damaged: copy or download it again"
+                f"{path} names {len(page.dataoffsets)} blocks of page {number}, whose size makes "
+                f"{blocks}; its header is damaged: write it again"
             )
         for at, length in zip(page.dataoffsets, page.databytecounts, strict=False):
             if at + length > size:
@@ -241,6 +268,11 @@ class _Pages:
         self._planar = inner == 3 and axes.endswith("cyx")
         self._channels = self._sizes[self._outer.index("c")] if "c" in self._outer else 1
 
+    def check(self) -> None:
+        """Decode a page if tifffile cannot, so that an unknown compression is an error now."""
+        if not _is_known(self._series):
+            self(0)
+
     def __call__(self, z: int) -> NDArray[Any]:
         """A plane (y, x, c)."""
         parts = [self._page(z, c) for c in range(self._channels)]
@@ -254,12 +286,49 @@ class _Pages:
         number = int(np.ravel_multi_index(index, self._sizes)) if index else 0
         try:
             with self._lock:
+                if not _is_known(self._series):
+                    return _by_pillow(self._path, self._series, number)
                 page: NDArray[Any] = self._series.pages[number].asarray()
+        except InputError:
+            raise
         except Exception as error:  # codecs raise what they like
             raise InputError(
                 f"{self._path}: page {number} is damaged ({error}); copy or download it again"
             ) from error
         return page
+
+
+def _is_known(series: Any) -> bool:
+    """Whether tifffile decompresses it by itself; for other methods it needs imagecodecs."""
+    from importlib.util import find_spec
+
+    import tifffile
+
+    first = series.keyframe
+    if find_spec("imagecodecs") is not None or first.compression == 1:
+        return True
+    try:
+        tifffile.TIFF.UNPREDICTORS[first.predictor]
+    except KeyError:
+        return False
+    return first.compression in DEFLATE
+
+
+def _by_pillow(path: Path, series: Any, number: int) -> NDArray[Any]:
+    """A page of a method that libtiff knows, such as LZW and PackBits."""
+    from PIL import Image
+
+    kind, first = np.dtype(series.dtype), series.keyframe
+    with Image.open(path) as image:
+        image.seek(series.pages[number].index)
+        page = np.asarray(image)
+    if page.shape != first.shape or page.dtype.itemsize != kind.itemsize:
+        method = getattr(first.compression, "name", first.compression)
+        raise InputError(
+            f"{path} is compressed with {method}, which cannot be read here for {first.shape} "
+            f"{kind.name} pixels; write it with deflate or uncompressed, or install imagecodecs"
+        )
+    return page.astype(page.dtype.newbyteorder("="), copy=False).view(kind.newbyteorder("="))
 
 
 def _paged(

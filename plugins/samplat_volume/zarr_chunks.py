@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ def open_group(path: str, *, strict: bool) -> Any:
         raise InputError(f"there is no directory {path}; expected an OME-Zarr image")
     try:
         group = zarr.open_group(path, mode="r")
-        return zarr.open_group(_strict(group.store), path=group.path, mode="r") if strict else group
+        checked = _checked(group.store, strict=strict)
+        return zarr.open_group(checked, path=group.path, mode="r")
     except Exception as error:  # stores raise what they like
         raise InputError(
             f"{path} is no zarr group that can be read ({type(error).__name__}: "
@@ -45,17 +47,51 @@ def open_group(path: str, *, strict: bool) -> Any:
         ) from error
 
 
-def _strict(store: Any) -> Any:
+def _checked(store: Any, *, strict: bool) -> Any:
     from zarr.storage import WrapperStore
 
-    class Strict(WrapperStore[Any]):
+    class Checked(WrapperStore[Any]):
+        """Raises where zarr would go on with other voxels."""
+
+        blosc: set[str]
+        """Arrays of which a chunk says how long it is, which blosc itself does not look at."""
+
         async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
             found = await self._store.get(key, *args, **kwargs)
-            if found is None and key.rpartition("/")[2] not in METADATA:
+            if key.rpartition("/")[2] in METADATA:
+                return found
+            if found is None and strict:
                 raise FileNotFoundError(key)
+            if found is not None and any(key.startswith(f"{path}/") for path in self.blosc):
+                _check_blosc(found.to_bytes())
             return found
 
-    return Strict(store)
+    checked = Checked(store)
+    checked.blosc = set()
+    return checked
+
+
+def _check_blosc(chunk: bytes) -> None:
+    """Its header of 16 bytes ends with the bytes of the chunk; of a cut one blosc makes voxels."""
+    told = struct.unpack_from("<I", chunk, 12)[0] if len(chunk) >= 16 else 16
+    if len(chunk) < told:
+        raise ValueError(f"cut off, {len(chunk)} of {told} bytes are there")
+
+
+def open_array(group: Any, name: str, path: str) -> Any:
+    """An array of a group from `open_group`.
+
+    Raises:
+        InputError: there is none.
+    """
+    try:
+        array = group[name]
+        compressors = array.compressors
+    except Exception as error:
+        raise InputError(f"{path} names a dataset {name}, which cannot be opened") from error
+    if any(type(c).__name__ in ("Blosc", "BloscCodec") for c in compressors) and not array.shards:
+        group.store.blosc.add(array.path)
+    return array
 
 
 def check_chunks(array: Any, path: str) -> None:
