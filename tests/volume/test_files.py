@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -101,13 +102,19 @@ def test_a_mapped_file_that_becomes_shorter_is_an_error_and_no_crash(
         source.read(WHOLE)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint32", "int64", "uint64", "float16", "bool"])
-@pytest.mark.parametrize("name", ["a.nii", "b.nrrd", "a.mha", "a.tif", "a.zarr", "b.zarr"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *itertools.product(
+            ["a.nii", "b.nrrd", "a.mha", "a.tif", "a.zarr", "b.zarr"],
+            ["int8", "uint32", "int64", "uint64"],
+        ),
+        *itertools.product(["a.tif", "a.zarr", "b.zarr"], ["float16", "bool"]),
+    ],
+)
 def test_every_type_of_number(tmp_path: Path, name: str, dtype: str) -> None:
     """Also the ones that no scanner writes, where the format has them."""
     values = noise() > 0 if dtype == "bool" else noise(dtype)
-    if dtype in ("float16", "bool") and name in ("a.nii", "b.nrrd", "a.mha"):
-        pytest.skip("not in this format")
     if dtype in ("int64", "uint64"):
         values = values * values.dtype.type(2**40 + 1)  # floats would round it
     MAKERS[name](tmp_path / name, values)
