@@ -13,6 +13,8 @@ from typing import Any
 
 PIXELS = ((0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009))
 """Pixel data: integers, floats, doubles."""
+MAX_FRAMES = 2**20
+"""More images in one file are taken for a damaged or hostile header."""
 UNDEFINED = 0xFFFFFFFF
 """Length of what consists of fragments."""
 
@@ -51,8 +53,15 @@ def pixel_bytes(file: Any, header: Any) -> PixelBytes | None:
 
 
 def frames_of(header: Any) -> int:
-    """How many images a file holds."""
-    return int(header.get("NumberOfFrames") or 1)
+    """How many images a file holds.
+
+    Raises:
+        ValueError: more than anybody has.
+    """
+    frames = int(header.get("NumberOfFrames") or 1)
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ValueError(f"it claims {frames} frames")
+    return frames
 
 
 def bytes_of_frame(header: Any) -> int:

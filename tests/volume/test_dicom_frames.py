@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -202,3 +204,15 @@ def test_turned_frames_and_files_of_frames_in_one_series(tmp_path: Path) -> None
         *(f"b{i}" for i in range(1, 6)), *(f"a{i}" for i in range(1, 6)),
     ]  # fmt: skip
     assert np.array_equal(voxels(tmp_path), values)
+
+
+@pytest.mark.parametrize("frames", [-1, 10**9, 2**31 - 1])
+def test_absurd_numbers_of_frames_are_refused_at_once(tmp_path: Path, frames: int) -> None:
+    path = write_enhanced(tmp_path / "a.dcm", noise(), NumberOfFrames=frames)
+    tracemalloc.start()
+    before = time.perf_counter()
+    with pytest.raises(InputError, match=f"claims {frames} frames"):
+        VolumeSource(str(path))
+    assert time.perf_counter() - before < 1
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
