@@ -57,14 +57,16 @@ class VolumeSource:
     Faults that can be overridden are errors until they are: an option is part of a job's record.
 
     Args:
-        path: file, folder of a DICOM series, or directory or URL of an OME-Zarr image.
+        path: file, folder of a DICOM series, or directory or URL of an OME-Zarr image; one file
+            of DICOM if it holds many frames.
         channel: which channel, echo, component or time to read, from 0; up to three become the
             bands. Has to be told where there are several.
         time: which time, from 0, of formats that have both times and channels.
         series: of a folder of several DICOM series: UID, or number in the error's list.
         slices: how many slices a DICOM series must have; only so is one missed at its ends.
         spacing: millimetres (z, y, x) instead of what the file says.
-        allow_gaps: take the slices of a DICOM series as neighbours though some are missing.
+        allow_gaps: take the slices of a DICOM series as neighbours though some are missing; read
+            chunks of OME-Zarr that are missing as its fill value.
         allow_duplicates: keep the first of DICOM slices of one place.
         allow_truncated: leave out DICOM slices that are cut off.
     """

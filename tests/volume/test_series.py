@@ -83,9 +83,9 @@ def test_a_slice_missing_at_an_end_needs_the_count(headers: list[Slice]) -> None
 
 
 def test_shuffled_file_names_give_the_same_volume(brain: Path, tmp_path: Path) -> None:
-    files = sorted(brain.iterdir())[:12]
+    files = sorted(brain.iterdir())
     order = np.random.default_rng(0).permutation(len(files))
-    for folder, names in (("a", range(12)), ("b", order)):
+    for folder, names in (("a", range(80)), ("b", order)):
         (tmp_path / folder).mkdir()
         for file, name in zip(files, names, strict=True):
             shutil.copyfile(file, tmp_path / folder / f"{int(name):03}.dcm")
