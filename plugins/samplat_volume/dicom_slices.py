@@ -140,9 +140,16 @@ def read_slices(path: Path) -> list[Slice]:
     """
     import pydicom
 
+    # odd values of tags are no reason to talk; they are converted when they are asked for
+    with pydicom.config.disable_value_validation():
+        return _read(path)
+
+
+def _read(path: Path) -> list[Slice]:
+    import pydicom
+
     try:
-        # odd values of tags that are not asked for are no reason to talk
-        with path.open("rb") as file, pydicom.config.disable_value_validation():
+        with path.open("rb") as file:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
             pixels = pixel_bytes(file, header)
     except (FileNotFoundError, PermissionError):
@@ -159,14 +166,24 @@ def read_slices(path: Path) -> list[Slice]:
             f"{path} is cut off or no DICOM file ({error}); copy it again, or move it elsewhere"
         ) from error
     if pixels is None:
-        kind = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
-        if kind is None or "Image Storage" in kind.name:
+        if _has_pixels(header):
             raise InputError(f"{path} is cut off before its pixels; copy it again")
         return []
     try:
         return list(_slices(path, header, pixels))
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{path} has an unusable header: {error}; export it again") from error
+
+
+def _has_pixels(header: Any) -> bool:
+    """Whether a file ought to; also where it is cut off before it says what it is.
+
+    pydicom takes the beginning of a UID for a UID, so those that are told twice have to agree.
+    """
+    meta = header.file_meta
+    told = (header.get("SOPClassUID"), header.get("SOPInstanceUID"))
+    twice = (meta.get("MediaStorageSOPClassUID"), meta.get("MediaStorageSOPInstanceUID"))
+    return told[0] is None or told != twice or "Image Storage" in told[0].name
 
 
 def _slices(path: Path, header: Any, pixels: PixelBytes) -> Iterator[Slice]:

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EnhancedSRStorage,
     ExplicitVRBigEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
@@ -191,6 +192,24 @@ def test_images_without_a_place_are_left_aside_if_no_slice_is_among_them(
     changed(sheet, lambda data: setattr(data, "SeriesInstanceUID", "1.2.3.4"))
     with pytest.raises(InputError, match="9.9-001.dcm has no ImagePositionPatient"):
         VolumeSource(str(tmp_path))
+
+
+def test_files_that_hold_no_image_are_passed_over(tmp_path: Path) -> None:
+    """Reports, presentation states, contours; unless they are cut off, when nobody knows."""
+    (report,) = write_series(tmp_path, noise(shape=(1, 9, 8)), uid="9.9")
+    write_series(tmp_path, noise())
+    data = pydicom.dcmread(report)
+    del data.PixelData
+    data.SOPClassUID = EnhancedSRStorage
+    data.save_as(report)
+    pydicom.dcmwrite(report, data, enforce_file_format=True)
+    assert np.array_equal(voxels(tmp_path), noise())
+    whole = report.read_bytes()
+    at = whole.rindex(EnhancedSRStorage.encode())
+    for cut in range(at - 4, at + len(EnhancedSRStorage), 3):
+        report.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="9.9-001.dcm is cut off"):
+            VolumeSource(str(tmp_path))
 
 
 def test_scouts_are_another_series_or_named(tmp_path: Path) -> None:

@@ -162,6 +162,28 @@ def test_frames_that_are_cut_off_are_named(tmp_path: Path, which: int, syntax: s
         assert np.array_equal(kept, noise()[:which])
 
 
+@pytest.mark.parametrize("kind", ["enhanced", "slice"])
+def test_a_file_that_is_cut_anywhere_is_never_read(tmp_path: Path, kind: str) -> None:
+    if kind == "enhanced":
+        path = opened = write_enhanced(tmp_path / FILE, noise())
+    else:
+        path, opened = write_series(tmp_path, noise())[2], tmp_path
+    whole = path.read_bytes()
+    anywhere = np.linspace(0, len(whole) - 1, 100).astype(int).tolist()
+    for cut in (*range(160, 330, 3), *anywhere):  # in UIDs, which pydicom takes for whole ones
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match=path.name) as error:
+            VolumeSource(str(opened))
+        assert "\n" not in str(error.value)
+
+
+def test_one_frame_or_slice_is_a_picture(tmp_path: Path) -> None:
+    path = write_enhanced(tmp_path / FILE, noise(shape=(1, 9, 8)))
+    for opened, told in ((path, "is one slice"), (tmp_path, "holds 1 whole slice")):
+        with pytest.raises(InputError, match=told):
+            VolumeSource(str(opened))
+
+
 def test_frames_without_a_place_say_what_to_do(tmp_path: Path) -> None:
     path = write_enhanced(tmp_path / "a.dcm", noise())
     data = pydicom.dcmread(path)

@@ -76,12 +76,40 @@ def test_a_chunk_that_goes_missing_while_it_is_read(tmp_path: Path, version: str
 def test_a_damaged_chunk_is_named_among_all_that_are_read(tmp_path: Path, version: str) -> None:
     path = image(tmp_path, version)
     source, chunk = VolumeSource(str(path)), chunks(path)[13]
-    data = chunk.read_bytes()
-    for damaged in (data[: len(data) // 2], data[:9], b"\xff" * (len(data) + 1)):
+    data, told = chunk.read_bytes(), f"{chunk.relative_to(tmp_path)} cannot be read: .* copy"
+    cuts = sorted({1, 9, len(data) - 1, *np.linspace(2, len(data) - 1, 12).astype(int).tolist()})
+    for damaged in (*(data[:cut] for cut in cuts), b"\xff" * (len(data) + 1)):
         chunk.write_bytes(damaged)
-        told = f"{chunk.relative_to(tmp_path)} cannot be read: .* copy it again"
         with pytest.raises(InputError, match=told):
-            source.read(WHOLE)
+            source.read(Window(start=(0, 3, 3), stop=SHAPE))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_metadata_that_is_cut_off(tmp_path: Path, version: str) -> None:
+    path = image(tmp_path, version)
+    names = ("zarr.json", "0/zarr.json") if version == "0.5" else (".zattrs", "0/.zarray")
+    for name in names:
+        whole = (path / name).read_bytes()
+        for cut in np.linspace(0, len(whole) - 3, 25).astype(int).tolist():
+            (path / name).write_bytes(whole[:cut])
+            with pytest.raises(InputError, match="a.zarr") as error:
+                VolumeSource(str(path))
+            assert "\n" not in str(error.value)
+        (path / name).write_bytes(whole)
+    assert VolumeSource(str(path)).info.shape == SHAPE
+
+
+def test_an_image_without_depth_is_refused(tmp_path: Path) -> None:
+    path = ome_zarr(tmp_path / "a.zarr", noise("uint16"), "0.5")
+    meta = json.loads((path / "zarr.json").read_text())
+    image = meta["attributes"]["ome"]["multiscales"][0]
+    image["axes"] = image["axes"][1:]
+    (path / "zarr.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="has axes y, x; expected z, y, x"):
+        VolumeSource(str(path))
+    flat = ome_zarr(tmp_path / "b.zarr", noise("uint16", (1, 20, 17)), "0.5")
+    with pytest.raises(InputError, match="is a picture of 17 x 20 pixels"):
+        VolumeSource(str(flat))
 
 
 def test_chunks_of_coarser_levels_are_missed_by_who_reads_them(tmp_path: Path) -> None:
