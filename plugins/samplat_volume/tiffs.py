@@ -1,17 +1,14 @@
 """Multi-page TIFFs: plain pages, ImageJ hyperstacks, OME-TIFF, by tifffile.
 
-Sources: TIFF 6.0 and BigTIFF for the chain of pages; the OME data model for sizes in space.
+Source: the OME data model for sizes in space.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
-import struct
 import threading
 import weakref
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +18,9 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 from samplat_volume.geometry import Geometry
-from samplat_volume.layout import PADDING, Mapped
+from samplat_volume.layout import Mapped
 from samplat_volume.stacks import ArrayVoxels, Stack, StackVoxels, Voxels, content_key
+from samplat_volume.tiff_checks import DEFLATE, check_chain, check_pages
 
 UNITS = {
     "nm": 1e-6, "nanometer": 1e-6, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3,
@@ -31,10 +29,6 @@ UNITS = {
     "micrometre": 1e-3, "nanometre": 1e-6, "millimetre": 1.0, "centimetre": 10.0, "metre": 1000.0,
 }  # fmt: skip
 """Millimetres of a unit."""
-SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-"""Bytes of a value of TIFF's types; the others take one."""
-DEFLATE = (8, 32946)
-"""TIFF's numbers for zlib's compression."""
 
 
 def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[[], Any]]:
@@ -50,7 +44,7 @@ def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[
 
     # what it has to say becomes an error here; without a handler it would go to stderr
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
-    _check_chain(path)
+    check_chain(path)
     file = path.open("rb")
     try:
         return _open(tifffile.TiffFile(file), file, path, time)
@@ -69,8 +63,7 @@ def _open(
     tiff: Any, file: Any, path: Path, time: int | None
 ) -> tuple[Voxels, Geometry, Callable[[], Any]]:
     series = _only_series(tiff, path)
-    _check_pages(series, path)
-    _check_sizes(series, path)
+    check_pages(series, path)
     axes, shape = _axes(series, path)
     index = chosen_time(axes, shape, time, path)
     geometry = Geometry(
@@ -84,51 +77,6 @@ def _open(
     return _paged(pages, series, path, axes, shape, index), geometry, pages.close
 
 
-def _check_chain(path: Path) -> None:
-    """Every page's directory lies in the file; readers take a cut chain for a shorter stack.
-
-    So does what its entries point to: a description that is cut off would take the spacing along.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
-        if order is None or len(head) < 8:
-            raise InputError(f"{path} is no TIFF; expected a file that starts with II or MM")
-        big = struct.unpack_from(order + "H", head, 2)[0] == 43
-        wide = "Q" if big else "I"
-        try:
-            at, seen = struct.unpack_from(order + wide, head, 8 if big else 4)[0], set[int]()
-            while at and at not in seen:
-                seen.add(at)
-                file.seek(at)
-                at = _check_directory(file, order, big, size)
-        except (struct.error, OverflowError, OSError, EOFError):
-            raise InputError(
-                f"{path} is cut off at {size} bytes: page {len(seen)} lies beyond its end; copy or "
-                "download it again"
-            ) from None
-    if not seen:
-        raise InputError(f"{path} has no pages; it is cut off: copy or download it again")
-
-
-def _check_directory(file: Any, order: str, big: bool, size: int) -> int:
-    """Read the directory at which the file stands; returns where the next one is.
-
-    Raises:
-        EOFError: a value lies beyond the end.
-    """
-    count, entry, wide = ("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")
-    (n,) = struct.unpack(order + count, file.read(struct.calcsize(order + count)))
-    length = struct.calcsize(order + entry)
-    entries = file.read(n * length) if n * length <= size else b""
-    for _, kind, values, place in struct.iter_unpack(order + entry, entries):
-        taken = values * SIZES.get(kind, 1)
-        if taken > struct.calcsize(order + wide) and place + taken > size:
-            raise EOFError
-    return int(struct.unpack(order + wide, file.read(struct.calcsize(order + wide)))[0])
-
-
 def _only_series(file: Any, path: Path) -> Any:
     if len(file.series) != 1:
         shapes = ", ".join(str(s.shape) for s in file.series[:4])
@@ -137,84 +85,6 @@ def _only_series(file: Any, path: Path) -> Any:
             "stack: write it alone"
         )
     return file.series[0]
-
-
-def _check_pages(series: Any, path: Path) -> None:
-    size, first = path.stat().st_size, series.keyframe
-    blocks, told = math.prod(first.chunked), first.tags.get(324) or first.tags.get(273)
-    if told is not None and told.count != blocks:
-        raise InputError(
-            f"{path} names {told.count} blocks of page 0, whose size makes {blocks}; its header is "
-            "damaged: write it again"
-        )
-    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
-        raise InputError(
-            f"{path} is cut off: its {series.shape} voxels take {series.nbytes} bytes, "
-            f"{size - series.dataoffset} are there; copy or download it again"
-        )
-    for number, page in enumerate(series.pages):
-        if page is None:
-            raise InputError(f"{path} has no page {number} of {len(series.pages)}; write it again")
-        if len(page.dataoffsets) != blocks:
-            raise InputError(
-                f"{path} names {len(page.dataoffsets)} blocks of page {number}, whose size makes "
-                f"{blocks}; its header is damaged: write it again"
-            )
-        for at, length in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if at + length > size:
-                raise InputError(
-                    f"{path} is cut off: page {number} of {len(series.pages)} lies beyond its end; "
-                    "copy or download it again"
-                )
-
-
-def _check_sizes(series: Any, path: Path) -> None:
-    """Rows and columns make up the bytes that are stored: tifffile would crop, or pad."""
-    first = series.keyframe
-    if first.compression in DEFLATE:
-        needed, stored = _block_bytes(first), [_inflated(series.pages[0], path)]
-    else:
-        needed, stored = _page_bytes(first), [sum(page.databytecounts) for page in series.pages]
-    row = first.imagewidth * first.samplesperpixel * max(1, first.bitspersample // 8)
-    for number, found in enumerate(stored):
-        if needed is not None and found and not 0 <= found - needed < max(row, PADDING):
-            raise InputError(
-                f"{path} says that page {number} has {first.imagewidth} x {first.imagelength} "
-                f"pixels, which take {needed} bytes, and has {found}; mend the header's size"
-            )
-
-
-def _is_plain(first: Any) -> bool:
-    """Whether rows and columns tell the bytes: of tiles and subsampled colours they do not."""
-    return not first.is_tiled and first.bitspersample % 8 == 0 and first.photometric not in (6, 8)
-
-
-def _page_bytes(first: Any) -> int | None:
-    """What a page takes that is not compressed."""
-    if first.compression != 1 or not _is_plain(first):
-        return None
-    pixels = first.imagewidth * first.imagelength * first.imagedepth * first.samplesperpixel
-    return int(pixels * first.bitspersample // 8)
-
-
-def _block_bytes(first: Any) -> int | None:
-    """What the first strip takes, decompressed."""
-    if not _is_plain(first):
-        return None
-    samples = first.samplesperpixel if first.planarconfig == 1 else 1
-    rows = min(first.rowsperstrip, first.imagelength)
-    return int(rows * first.imagewidth * samples * first.bitspersample // 8)
-
-
-def _inflated(page: Any, path: Path) -> int:
-    """Bytes of the first strip of a page; 0 if it is damaged, which reading it tells."""
-    with path.open("rb") as file:
-        file.seek(page.dataoffsets[0])
-        data = file.read(page.databytecounts[0])
-    try:
-        return len(zlib.decompress(data))
-    except zlib.error:
-        return 0
 
 
 def _axes(series: Any, path: Path) -> tuple[str, tuple[int, ...]]:
