@@ -159,10 +159,11 @@ def _nifti_geometry(layout: Layout) -> Geometry:
 
 
 def _nifti_place(layout: Layout) -> bytes:
-    from samplat_volume.headers import _head, _nifti_version
+    from samplat_volume.binary_headers import nifti_version
+    from samplat_volume.headers import first_bytes
 
-    head = _head(layout.path)
-    order, version = _nifti_version(head)
+    head = first_bytes(layout.path)
+    order, version = nifti_version(head)
     header = bytearray(348)
 
     def put(kind: str, at: int, values: Sequence[Any]) -> None:

@@ -8,6 +8,7 @@ else happens. The same facts let a window be read without the rest of an uncompr
 from __future__ import annotations
 
 import bz2
+import functools
 import math
 import zlib
 from collections.abc import Iterator
@@ -130,12 +131,41 @@ def _times(layout: Layout) -> str:
     return " x ".join(str(n) for n in reversed(layout.shape))
 
 
-def mapped(layout: Layout) -> NDArray[Any]:
-    """The stored numbers of an uncompressed file, along `axes`, read when they are used."""
-    voxels: NDArray[Any] = np.memmap(
-        layout.data, layout.dtype, "r", offset=layout.start, shape=layout.shape
-    )
-    return voxels
+@dataclass(frozen=True, kw_only=True)
+class Mapped:
+    """The numbers of a file, read when they are used.
+
+    A file that has become shorter is an error; to touch what it had would end the process.
+    """
+
+    path: Path
+    """The file."""
+    dtype: np.dtype[Any]
+    """Type of a number, with its byte order."""
+    start: int
+    """Byte of the first one."""
+    shape: tuple[int, ...]
+    """Extent, slowest first."""
+
+    @functools.cached_property
+    def _numbers(self) -> NDArray[Any]:
+        return np.memmap(self.path, self.dtype, "r", offset=self.start, shape=self.shape)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        """A copy of a part, by numpy's basic indexing."""
+        needed = self.start + self._numbers.nbytes
+        found = self.path.stat().st_size if self.path.exists() else 0
+        if found < needed:
+            raise InputError(
+                f"{self.path} has become shorter since it was opened: {found} bytes instead of "
+                f"{needed}; copy it again"
+            )
+        return np.array(self._numbers[index])
+
+
+def mapped(layout: Layout) -> Mapped:
+    """The stored numbers of an uncompressed file, along `axes`."""
+    return Mapped(path=layout.data, dtype=layout.dtype, start=layout.start, shape=layout.shape)
 
 
 def planes(layout: Layout) -> Iterator[NDArray[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,11 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 from samplat_volume.geometry import Geometry
+from samplat_volume.integrity import CONTRADICTION
+from samplat_volume.ngff import MARK
 from samplat_volume.stacks import ArrayVoxels
 from samplat_volume.tiffs import UNITS, chosen_time
+from samplat_volume.zarr_chunks import ReadChunks, check_chunks, open_array, open_group
 
 VERSIONS = ("0.4", "0.5")
 
@@ -31,38 +33,28 @@ class OmeImage:
     """Metadata of the image and of its full resolution."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Checked:
-    """A zarr array whose faults come as one-line errors."""
-
-    array: Any
-    name: str
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        try:
-            return np.asarray(self.array[index])
-        except Exception as error:  # stores and codecs raise what they like
-            raise InputError(
-                f"{self.name} cannot be read at {index}: {type(error).__name__}: {error}; "
-                "it is damaged or out of reach"
-            ) from error
-
-
-def open_ome_zarr(path: str, time: int | None) -> OmeImage:
+def open_ome_zarr(path: str, time: int | None, *, allow_missing: bool = False) -> OmeImage:
     """The image of a group.
 
     Args:
         path: directory or URL of the image's group.
         time: index along its time, where there are several.
+        allow_missing: read chunks that are not there as the fill value, as zarr means them to be.
 
     Raises:
-        InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space.
+        InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space; or a
+            chunk is missing.
     """
-    group = _group(path)
+    group = open_group(path, strict=not allow_missing)
+    try:
+        return _opened(group, path, time, allow_missing=allow_missing)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(
+            f"{path} has unusable metadata ({type(error).__name__}: {error}); write it again"
+        ) from error
+
+
+def _opened(group: Any, path: str, time: int | None, *, allow_missing: bool) -> OmeImage:
     image = _multiscale(group, path)
     names = [str(axis.get("name") if isinstance(axis, Mapping) else axis) for axis in image["axes"]]
     axes = "".join(names)
@@ -70,39 +62,27 @@ def open_ome_zarr(path: str, time: int | None) -> OmeImage:
         raise InputError(
             f"{path} has axes {', '.join(names)}; expected z, y, x and at most t and c"
         )
-    arrays = [_array(group, dataset["path"], path) for dataset in image["datasets"]]
+    arrays = [open_array(group, dataset["path"], path) for dataset in image["datasets"]]
     if any(len(array.shape) != len(axes) for array in arrays):
         raise InputError(f"{path} names {len(axes)} axes, its arrays have {len(arrays[0].shape)}")
+    if not allow_missing:
+        check_chunks(arrays[0], path)
     index = chosen_time(axes, arrays[0].shape, time, path)
     levels = tuple(
         ArrayVoxels(
-            array=_Checked(array=array, name=f"{path}/{dataset['path']}"),
+            array=ReadChunks(array=array, path=path),
             axes=axes,
             dtype=np.dtype(array.dtype).newbyteorder("="),
             time=index,
         )
-        for array, dataset in zip(arrays, image["datasets"], strict=True)
+        for array in arrays
     )
     facts = json.dumps([dict(group.attrs), str(arrays[0].metadata.to_dict())], default=str)
     return OmeImage(
         levels=levels,
-        geometry=replace(_place(image, axes, path), shape=levels[0].shape[1:]),
+        geometry=_turned(_place(image, axes, path), group, levels[0].shape[1:], path),
         facts=facts.encode(),
     )
-
-
-def _group(path: str) -> Any:
-    import zarr
-
-    if "://" not in path and not Path(path).is_dir():
-        raise InputError(f"there is no directory {path}; expected an OME-Zarr image")
-    try:
-        return zarr.open_group(path, mode="r")
-    except Exception as error:  # stores raise what they like
-        raise InputError(
-            f"{path} is no zarr group that can be read ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}); expected an OME-Zarr image"
-        ) from error
 
 
 def _multiscale(group: Any, path: str) -> Mapping[str, Any]:
@@ -120,13 +100,6 @@ def _multiscale(group: Any, path: str) -> Mapping[str, Any]:
         raise InputError(f"{path} names no axes or no datasets; its metadata is damaged")
     found: Mapping[str, Any] = image
     return found
-
-
-def _array(group: Any, name: str, path: str) -> Any:
-    try:
-        return group[name]
-    except Exception as error:
-        raise InputError(f"{path} names a dataset {name}, which cannot be opened") from error
 
 
 def _place(image: Mapping[str, Any], axes: str, path: str) -> Geometry:
@@ -159,3 +132,23 @@ def _millimetres(told: Sequence[Any], axes: str) -> NDArray[np.float64]:
         str(axis.get("unit", "")).lower() if isinstance(axis, Mapping) else "" for axis in told
     ]
     return np.asarray([UNITS.get(unit, 1.0) for unit in units[: len(axes)]])
+
+
+def _turned(place: Geometry, group: Any, shape: tuple[int, int, int], path: str) -> Geometry:
+    """The place that our own writer adds, since the format knows no rotation."""
+    told = group.attrs.get(MARK, {}).get("index_to_world")
+    if told is None:
+        return replace(place, shape=shape)
+    affine = np.asarray(told, np.float64).reshape(4, 4)
+    x, y, z = (float(np.linalg.norm(affine[:3, axis])) for axis in range(3))
+    if not np.allclose((z, y, x), place.spacing, rtol=CONTRADICTION):
+        raise InputError(
+            f"{path} says that voxels are {place.spacing} mm apart along z, y, x (scale) and "
+            f"{(z, y, x)} mm ({MARK}.index_to_world); remove one of them"
+        )
+    return Geometry(
+        shape=shape,
+        spacing=(z, y, x),
+        origin=(float(affine[0, 3]), float(affine[1, 3]), float(affine[2, 3])),
+        direction=affine[:3, :3] / (x, y, z),
+    )

@@ -12,7 +12,10 @@ Series = Annotated[
     str | None, typer.Option(help="Of a folder of several DICOM series: UID or number.")
 ]
 Spacing = Annotated[str | None, typer.Option(help="z,y,x in mm, instead of what the file says.")]
-AllowGaps = Annotated[bool, typer.Option("--allow-gaps", help="DICOM: slices may be missing.")]
+AllowGaps = Annotated[
+    bool,
+    typer.Option("--allow-gaps", help="Slices of DICOM, or chunks of OME-Zarr, may be missing."),
+]
 AllowDuplicates = Annotated[
     bool, typer.Option("--allow-duplicates", help="DICOM: the first of several slices.")
 ]

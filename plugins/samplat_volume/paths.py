@@ -24,13 +24,18 @@ def accepts(path: str) -> bool:
 
 def _may_be_volume(place: Path) -> bool:
     """DICOM files are called .dcm, or nothing, or end with a part of a UID; or it is a zarr."""
+    if place.is_file():
+        return _called_like_dicom(place) and _is_dicom(place)
     if not place.is_dir():
         return False
     files = [p for p in place.iterdir() if p.is_file()]
-    if any(p.name in METADATA for p in files):
-        return True
-    suffixes = (p.suffix.lower() for p in files if not p.name.startswith("."))
-    return any(s in ("", ".dcm", ".dicom", ".ima") or s[1:].isdigit() for s in suffixes)
+    return any(p.name in METADATA or _called_like_dicom(p) for p in files)
+
+
+def _called_like_dicom(file: Path) -> bool:
+    suffix = file.suffix.lower()
+    known = suffix in ("", ".dcm", ".dicom", ".ima") or suffix[1:].isdigit()
+    return known and not file.name.startswith(".")
 
 
 def kind_of(path: str) -> Kind:
@@ -52,10 +57,14 @@ def kind_of(path: str) -> Kind:
         return "tiff"
     if name.endswith(tuple(READERS)):
         return "block"
-    with place.open("rb") as file:
-        if file.read(132)[128:] == b"DICM":
-            raise InputError(f"{path} is one slice; expected the folder of its series: name that")
+    if name.endswith(".dcm") or _is_dicom(place):
+        return "dicom"
     raise InputError(
         f"{path} is no volume that can be read here; expected {' '.join(SUFFIXES)} or the folder "
         "of a DICOM series"
     )
+
+
+def _is_dicom(place: Path) -> bool:
+    with place.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,8 +1,8 @@
-"""DICOM series: which files make a volume, in which order, and whether one is missing.
+"""DICOM series: which slices make a volume, in which order, and whether one is missing.
 
-GDCM stretches the spacing over a missing slice and drops a slice that was cut off. Here the headers
-of all slices are read first, by pydicom, and anything that is not one regular stack is an error
-that names the slice.
+GDCM stretches the spacing over a missing slice and drops a slice that was cut off. Here all slices
+are known from their headers (`dicom_slices`), and anything that is not one regular stack is an
+error that names the slice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import InputError
+from samplat_volume.dicom_slices import PHASES, Slice
 from samplat_volume.geometry import Geometry
 from samplat_volume.integrity import check_geometry, check_spacing, checked_override
 
@@ -30,57 +31,6 @@ EVEN = 0.02
 """Share of the distance between slices by which one may deviate; positions are told as decimals."""
 TILT = 1e-3
 """Difference between direction cosines that decimals may explain."""
-OTHER_FILES = (".txt", ".md", ".json", ".xml", ".csv", ".tsv", ".pdf", ".html", ".nii", ".gz",
-               ".nrrd", ".png", ".jpg", ".bval", ".bvec", ".zip", ".log", ".py", ".sh", ".yaml",
-               ".yml", ".mha", ".mhd", ".raw")  # fmt: skip
-"""What may lie in a folder beside a series; anything else has to be DICOM."""
-TAGS = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesDescription", "SeriesNumber",
-    "Modality", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
-    "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelRepresentation",
-    "RescaleSlope", "RescaleIntercept", "TemporalPositionIdentifier", "AcquisitionNumber",
-    "EchoNumbers", "DiffusionBValue", "TriggerTime",
-)  # fmt: skip
-PHASES = ("TemporalPositionIdentifier", "EchoNumbers", "DiffusionBValue", "AcquisitionNumber",
-          "TriggerTime")  # fmt: skip
-"""Tags that tell the volumes of a series apart where it has several of one place."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """What the header of one file says."""
-
-    path: Path
-    """The file."""
-    uid: str
-    """Its SOPInstanceUID."""
-    series: str
-    """Its SeriesInstanceUID."""
-    description: str
-    """Modality and name of the series, for people."""
-    number: int | None
-    """Its InstanceNumber."""
-    position: tuple[float, ...]
-    """ImagePositionPatient: LPS mm of the centre of its first pixel."""
-    orientation: tuple[float, ...]
-    """ImageOrientationPatient: directions along a row, then along a column."""
-    spacing: tuple[float, float]
-    """PixelSpacing: mm between rows, between columns."""
-    size: tuple[int, int]
-    """Rows and columns."""
-    samples: int
-    """Numbers per pixel; 3 for colours."""
-    stored: tuple[Any, ...]
-    """What decides the type of its values: bits, sign, slope, intercept."""
-    phase: tuple[Any, ...]
-    """Values of `PHASES`."""
-    missing: int
-    """Bytes of pixels that the file ought to have and has not."""
-
-    @property
-    def name(self) -> str:
-        """The file's name with its number."""
-        return self.path.name if self.number is None else f"{self.path.name} (image {self.number})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,132 +45,10 @@ class Series:
     """What a person should know: overridden faults."""
 
 
-def read_folder(path: Path) -> list[Slice]:
-    """The headers of all images of a folder, in order of file name.
-
-    Raises:
-        InputError: a file is neither DICOM nor known to be something else, or there is none.
-    """
-    files = sorted(p for p in path.iterdir() if p.is_file() and _may_be_slice(p))
-    slices = [s for s in map(read_slice, files) if s is not None]
-    if not slices:
-        raise InputError(f"{path} holds no DICOM images; expected the files of a series")
-    return slices
-
-
-def _may_be_slice(path: Path) -> bool:
-    name = path.name.lower()
-    return not name.startswith(".") and name != "dicomdir" and not name.endswith(OTHER_FILES)
-
-
-def read_slice(path: Path) -> Slice | None:
-    """What the header of a file says; None for a DICOM file that holds no image.
-
-    Raises:
-        InputError: it is cut off, no DICOM, or an image without a place.
-    """
-    import pydicom
-
-    try:
-        # odd values of tags that are not asked for are no reason to talk
-        with path.open("rb") as file, pydicom.config.disable_value_validation():
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
-            missing = _missing_bytes(file, header)
-    except (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"{path} is cut off or no DICOM file ({error}); copy it again, or move it elsewhere"
-        ) from error
-    if missing is None:
-        kind = header.get("SOPClassUID", header.file_meta.get("MediaStorageSOPClassUID"))
-        if kind is None or "Image Storage" in kind.name:
-            raise InputError(f"{path} is cut off before its pixels; copy it again")
-        return None
-    try:
-        return _slice(path, header, missing)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has an unusable header: {error}; export it again") from error
-
-
-def _missing_bytes(file: Any, header: Any) -> int | None:
-    """Bytes of pixels that are not there; None without pixels. The file stands before them."""
-    import os
-    import struct
-
-    syntax = header.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_deflated:
-        return 0  # pydicom has decompressed it, so it is whole
-    order = ">" if syntax is not None and not syntax.is_little_endian else "<"
-    at, size = int(file.tell()), os.fstat(file.fileno()).st_size
-    head = file.read(12)
-    if len(head) < 8 or struct.unpack_from(order + "2H", head) not in _PIXELS:
-        return None
-    explicit = syntax is not None and not syntax.is_implicit_VR
-    length = int(struct.unpack_from(order + "I", head, 8 if explicit else 4)[0])
-    start = at + (12 if explicit else 8)
-    if length == 0xFFFFFFFF:
-        return _missing_of_fragments(file, start, size)
-    expected = _expected_bytes(header)
-    return max(0, expected - min(length, size - start))
-
-
-_PIXELS = ((0x7FE0, 0x0010), (0x7FE0, 0x0008), (0x7FE0, 0x0009))
-
-
-def _expected_bytes(header: Any) -> int:
-    pixels: int = int(header.Rows) * int(header.Columns) * int(header.get("SamplesPerPixel", 1))
-    return pixels * int(header.get("NumberOfFrames") or 1) * int(header.BitsAllocated) // 8
-
-
-def _missing_of_fragments(file: Any, at: int, size: int) -> int:
-    """Of compressed pixels: 0 where every fragment and the end marker are there (PS3.5, A.4)."""
-    import struct
-
-    fragments = 0
-    while at + 8 <= size:
-        file.seek(at)
-        group, element, length = struct.unpack("<2HI", file.read(8))
-        if (group, element) == (0xFFFE, 0xE0DD):
-            return 0 if fragments >= 2 else 1  # the offset table, then at least one frame
-        if (group, element) != (0xFFFE, 0xE000):
-            return 1
-        at, fragments = at + 8 + length, fragments + 1
-    return max(1, at - size)
-
-
-def _slice(path: Path, header: Any, missing: int) -> Slice:
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        raise InputError(
-            f"{path} holds {header.NumberOfFrames} frames in one file; expected one file per "
-            "slice: convert it with dcm2niix or emf2sf"
-        )
-    for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-        if not header.get(tag):
-            raise InputError(
-                f"{path} has no {tag}, so its place is unknown; expected slices of CT, MR or PET: "
-                "move it elsewhere"
-            )
-    texts = (header.get("Modality", "?"), header.get("SeriesDescription", "without description"))
-    rows, columns = map(float, header.PixelSpacing)
-    number = header.get("InstanceNumber")
-    return Slice(
-        path=path,
-        uid=str(header.get("SOPInstanceUID", "")),
-        series=str(header.get("SeriesInstanceUID", "")),
-        description=" ".join(map(str, texts)),
-        number=None if number is None else int(number),
-        position=tuple(map(float, header.ImagePositionPatient)),
-        orientation=tuple(map(float, header.ImageOrientationPatient)),
-        spacing=(rows, columns),
-        size=(int(header.Rows), int(header.Columns)),
-        samples=int(header.get("SamplesPerPixel", 1)),
-        stored=tuple(str(header.get(t)) for t in TAGS[14:18]),
-        phase=tuple(str(header.get(tag, "")) for tag in PHASES),
-        missing=missing,
-    )
-
-
 def choose_series(slices: Sequence[Slice], series: str | int | None, path: Path) -> list[Slice]:
     """The slices of one series of a folder.
+
+    A series of which no image can be a slice, as of sheets of doses or of outlines, is left aside.
 
     Args:
         slices: of the whole folder.
@@ -234,7 +62,10 @@ def choose_series(slices: Sequence[Slice], series: str | int | None, path: Path)
     found: dict[str, list[Slice]] = defaultdict(list)
     for one in slices:
         found[one.series].append(one)
-    uids = sorted(found)
+    uids = sorted(uid for uid, ones in found.items() if not all(s.fault for s in ones))
+    aside = [one for uid in found.keys() - set(uids) for one in found[uid]]
+    if not uids:
+        raise InputError(slices[0].fault)
     told = "; ".join(
         f"{i}: {found[uid][0].description}, {len(found[uid])} images, {uid}"
         for i, uid in enumerate(uids, 1)
@@ -242,6 +73,8 @@ def choose_series(slices: Sequence[Slice], series: str | int | None, path: Path)
     if series is None and len(uids) > 1:
         raise InputError(f"{path} holds {len(uids)} series; choose one with series=: {told}")
     if series is None:
+        for one in sorted(aside, key=lambda s: s.path):
+            log.warning("left aside: %s", one.fault)
         return found[uids[0]]
     wanted = str(series)
     if wanted.isdigit() and 1 <= int(wanted) <= len(uids):
@@ -275,10 +108,12 @@ def assemble(
 
     Raises:
         InputError: a slice is missing, there twice, or cut off; slices differ in size, spacing or
-            orientation; the stack is oblique to its slices.
+            orientation; the stack is oblique to its slices; an image is no slice.
     """
-    warnings = list[str]()
-    whole = _without_truncated(list(slices), path, allow_truncated, warnings)
+    warnings, given = list[str](), list(slices)
+    if fault := next((s.fault for s in given if s.fault), ""):
+        raise InputError(fault)
+    whole = _without_truncated(given, path, allow_truncated, warnings)
     if spacing is not None:
         _, rows, columns = checked_override(spacing)
         whole = [replace(s, spacing=(rows, columns)) for s in whole]
@@ -325,24 +160,30 @@ def _check_alike(slices: Sequence[Slice], path: Path) -> None:
         raise InputError(f"{path} holds {len(slices)} whole slice; expected a series of at least 2")
     checks = (
         ("size", lambda s: s.size, 0.0, "rows x columns"),
-        ("samples", lambda s: (s.samples,), 0.0, "numbers per pixel"),
+        ("samples", lambda s: (s.encoding.samples,), 0.0, "numbers per pixel"),
+        ("interpretation", _interpretation, None, "as what its numbers mean"),
         ("spacing", lambda s: s.spacing, EVEN / 2, "mm"),
         ("orientation", lambda s: s.orientation, TILT, "direction cosines"),
     )
     for what, value, tolerance, unit in checks:
         usual = Counter(map(value, slices)).most_common(1)[0][0]
         for one in slices:
-            if not _near(value(one), usual, tolerance):
+            if value(one) != usual and not _near(value(one), usual, tolerance):
                 raise InputError(
                     f"{path}: {one.name} has another {what} than the others, {value(one)} instead "
                     f"of {usual} {unit}; move it elsewhere"
                 )
 
 
-def _near(one: Sequence[float], other: Sequence[float], tolerance: float) -> bool:
-    return len(one) == len(other) and all(
-        abs(a - b) <= tolerance for a, b in zip(one, other, strict=True)
-    )
+def _interpretation(one: Slice) -> str:
+    """Whether small numbers are dark or bright; colours are told by `samples`."""
+    return one.encoding.photometric if one.encoding.samples == 1 else "colours"
+
+
+def _near(one: Any, other: Any, tolerance: float | None) -> bool:
+    if tolerance is None or len(one) != len(other):
+        return False
+    return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
 
 
 def _normal(one: Slice) -> NDArray[np.float64]:

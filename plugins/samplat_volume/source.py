@@ -5,42 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat import ImageInfo, InputError, Window
+from samplat_volume.dicom_slices import Slice
 from samplat_volume.geometry import Geometry
-from samplat_volume.integrity import (
-    check_depth,
-    check_geometry,
-    checked_override,
-    one_line,
-    read_geometry,
-    simpleitk,
-)
-from samplat_volume.layout import Layout, check_declared, check_extent, mapped, planes
-from samplat_volume.paths import accepts, kind_of
-from samplat_volume.series import Series, Slice, assemble, choose_series, read_folder
-from samplat_volume.stacks import DEEP, ArrayVoxels, Stack, StackVoxels, Voxels
+from samplat_volume.integrity import check_depth, check_geometry, checked_override
+from samplat_volume.layout import check_extent
+from samplat_volume.opening import OPTIONS, open_volume
+from samplat_volume.paths import accepts
+from samplat_volume.stacks import DEEP, StackVoxels, Voxels
 
-OPTIONS = (
-    "channel",
-    "time",
-    "series",
-    "slices",
-    "spacing",
-    "allow_gaps",
-    "allow_duplicates",
-    "allow_truncated",
-)
-HEADER_BYTES = 65536
-"""Bytes at the start and at the end of a file that go into its digest."""
 SAMPLE = 2**21
 """Voxels of a thumbnail, at most."""
 STRIDED = 64 * 2**20
@@ -70,38 +51,22 @@ class VolumeFactory:
         return VolumeSource(path, **options)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    """A volume, whatever it came from."""
-
-    voxels: Voxels
-    geometry: Geometry
-    facts: bytes
-    """What the digest is made of: sizes, dates, header."""
-    coarse: tuple[Voxels, ...] = ()
-    """The same at lower resolutions."""
-    chunked: bool = False
-    """True: kept in chunks, so that scattered voxels cost as much as all."""
-    slices: tuple[Slice, ...] = ()
-    """Headers of a DICOM series, by z."""
-    close: Callable[[], Any] = lambda: None
-    """Releases files."""
-
-
 class VolumeSource:
     """An open volume: checked, and read window by window. Pickling keeps only how it was opened.
 
     Faults that can be overridden are errors until they are: an option is part of a job's record.
 
     Args:
-        path: file, folder of a DICOM series, or directory or URL of an OME-Zarr image.
+        path: file, folder of a DICOM series, or directory or URL of an OME-Zarr image; one file
+            of DICOM if it holds many frames.
         channel: which channel, echo, component or time to read, from 0; up to three become the
             bands. Has to be told where there are several.
         time: which time, from 0, of formats that have both times and channels.
         series: of a folder of several DICOM series: UID, or number in the error's list.
         slices: how many slices a DICOM series must have; only so is one missed at its ends.
         spacing: millimetres (z, y, x) instead of what the file says.
-        allow_gaps: take the slices of a DICOM series as neighbours though some are missing.
+        allow_gaps: take the slices of a DICOM series as neighbours though some are missing; read
+            chunks of OME-Zarr that are missing as its fill value.
         allow_duplicates: keep the first of DICOM slices of one place.
         allow_truncated: leave out DICOM slices that are cut off.
     """
@@ -122,7 +87,7 @@ class VolumeSource:
         given = locals()
         self._path = path
         self._options = {name: given[name] for name in OPTIONS}
-        self._opened = _OPENERS[kind_of(path)](path, self._options)
+        self._opened = open_volume(path, self._options)
         if spacing is not None:
             stated = replace(self._opened.geometry, spacing=checked_override(spacing))
             self._opened = replace(self._opened, geometry=stated)
@@ -276,177 +241,3 @@ def _runs(size: int, max_size: int) -> list[slice]:
     centres = [int((i + 0.5) * size / count) for i in range(count)]
     starts = [centre // length * length for centre in centres]
     return [slice(start, start + length) for start in starts]
-
-
-def _file_facts(files: Sequence[Path]) -> bytes:
-    facts = [repr([(s.st_size, s.st_mtime_ns) for s in (f.stat() for f in files)]).encode()]
-    for path in files:
-        with path.open("rb") as file:
-            facts.append(file.read(HEADER_BYTES))
-            file.seek(max(0, path.stat().st_size - HEADER_BYTES))
-            facts.append(file.read())
-    return b"".join(facts)
-
-
-def _open_block(path: str, options: Mapping[str, Any]) -> _Opened:
-    from samplat_volume.headers import read_layout
-
-    _refuse(path, options, "time", "series", "slices")
-    layout = read_layout(Path(path))
-    check_declared(layout)
-    geometry = read_geometry(layout, options["spacing"])
-    dtype = _value_dtype(layout)
-    files = sorted({layout.path, layout.data})
-    facts = _file_facts(files)
-    if layout.codec == "none":
-        array = ArrayVoxels(array=mapped(layout), axes=layout.axes, dtype=dtype, scale=layout.scale)
-        return _Opened(voxels=array, geometry=geometry, facts=facts)
-    stack = Stack(
-        name=path,
-        key=lambda: _key(files, f"{layout.axes} {layout.shape} {layout.dtype.str}"),
-        shape=(layout.channels, *layout.extent),
-        dtype=layout.dtype,
-        planes=lambda: planes(layout),
-        axes="zyxc" if layout.axes == "zyxc" else "czyx",
-    )
-    block = StackVoxels(stack, at_once=True, scale=layout.scale, dtype=dtype)
-    return _Opened(voxels=block, geometry=geometry, facts=facts, chunked=block.is_ingested)
-
-
-def _key(files: Sequence[Path], how: str) -> str:
-    from samplat_volume.ingest import key_of_files
-
-    return key_of_files(files, how)
-
-
-def _value_dtype(layout: Layout) -> np.dtype[Any]:
-    """As ITK has it: rescaled numbers are float32, or float64 if they were."""
-    if layout.scale == (1.0, 0.0) or (layout.dtype.itemsize == 8 and layout.dtype.kind == "f"):
-        return layout.dtype.newbyteorder("=")
-    return np.dtype(np.float32)
-
-
-def _refuse(path: str, options: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        if options[name] is not None:
-            raise InputError(f"{path} takes no option {name}: it is not of a format that has it")
-
-
-def _open_tiff(path: str, options: Mapping[str, Any]) -> _Opened:
-    from samplat_volume.tiffs import open_tiff
-
-    _refuse(path, options, "series", "slices")
-    voxels, geometry, close = open_tiff(Path(path), options["time"])
-    facts = _file_facts([Path(path)])
-    return _Opened(voxels=voxels, geometry=geometry, facts=facts, close=close)
-
-
-def _open_ome_zarr(path: str, options: Mapping[str, Any]) -> _Opened:
-    from samplat_volume.omezarr import open_ome_zarr
-
-    _refuse(path, options, "series", "slices")
-    image = open_ome_zarr(path, options["time"])
-    return _Opened(
-        voxels=image.levels[0],
-        geometry=image.geometry,
-        facts=image.facts + _tree_facts(path),
-        coarse=image.levels[1:],
-        chunked=True,
-    )
-
-
-def _tree_facts(path: str) -> bytes:
-    """Sizes and dates of the files of a local directory; nothing of a URL.
-
-    Raises:
-        InputError: a chunk is an empty file, as interrupted copies leave them.
-    """
-    if "://" in path:
-        return b""
-    files = sorted(p for p in Path(path).rglob("*") if p.is_file())
-    stats = [(str(f.relative_to(path)), f.stat()) for f in files]
-    if empty := [name for name, stat in stats if not stat.st_size]:
-        raise InputError(f"{path}/{empty[0]} is empty, it was cut off; copy the image again")
-    return repr([(name, s.st_size, s.st_mtime_ns) for name, s in stats]).encode()
-
-
-def _open_dicom(path: str, options: Mapping[str, Any]) -> _Opened:
-    _refuse(path, options, "time")
-    folder = Path(path)
-    series = assemble(
-        choose_series(read_folder(folder), options["series"], folder),
-        path=folder,
-        count=options["slices"],
-        spacing=options["spacing"],
-        **{name: bool(options[name]) for name in OPTIONS if name.startswith("allow_")},
-    )
-    stack = _dicom_stack(series, path)
-    return _Opened(
-        voxels=StackVoxels(stack),
-        geometry=series.geometry,
-        facts=stack.key().encode(),
-        slices=series.volumes[0],
-    )
-
-
-def _dicom_stack(series: Series, path: str) -> Stack:
-    first = series.volumes[0][0]
-    dtype = _dicom_dtype(series)
-    channels = len(series.volumes) if len(series.volumes) > 1 else first.samples
-    if len(series.volumes) > 1 and first.samples > 1:
-        raise InputError(f"{path} has both colours and several times; expected one of them")
-
-    def plane(z: int) -> NDArray[Any]:
-        parts = [read_pixels(volume[z]) for volume in series.volumes]
-        return np.concatenate(parts, axis=-1).astype(dtype, copy=False)
-
-    def every() -> Iterator[NDArray[Any]]:
-        return (plane(z) for z in range(series.geometry.shape[0]))
-
-    def key() -> str:
-        stats = [(s.uid, s.path.stat()) for volume in series.volumes for s in volume]
-        told = repr([(uid, s.st_size, s.st_mtime_ns) for uid, s in stats])
-        return hashlib.sha256(f"dicom {dtype} {told}".encode()).hexdigest()
-
-    return Stack(
-        name=path,
-        key=key,
-        shape=(channels, *series.geometry.shape),
-        dtype=dtype,
-        planes=every,
-        plane=plane,
-    )
-
-
-def _dicom_dtype(series: Series) -> np.dtype[Any]:
-    """A type that holds the values of all slices, whatever each one's slope."""
-    one_of_each = {s.stored: s for volume in series.volumes for s in volume}
-    return np.result_type(*(read_pixels(s).dtype for s in one_of_each.values()))
-
-
-def read_pixels(one: Slice) -> NDArray[Any]:
-    """The rescaled values (y, x, component) of a DICOM file, by GDCM.
-
-    Raises:
-        InputError: they cannot be decoded.
-    """
-    itk = simpleitk()
-    try:
-        image = itk.ReadImage(str(one.path), imageIO="GDCMImageIO")
-    except RuntimeError as error:
-        raise InputError(f"{one.path} cannot be decoded: {one_line(error)}") from error
-    values: NDArray[Any] = itk.GetArrayFromImage(image)
-    if values.size != one.samples * one.size[0] * one.size[1]:
-        raise InputError(
-            f"{one.path} is decoded as {values.shape} values, its header tells {one.size} of "
-            f"{one.samples}; expected grey values or RGB: convert it first"
-        )
-    return values.reshape(*one.size, one.samples)
-
-
-_OPENERS: Mapping[str, Callable[[str, Mapping[str, Any]], _Opened]] = {
-    "block": _open_block,
-    "dicom": _open_dicom,
-    "tiff": _open_tiff,
-    "ome-zarr": _open_ome_zarr,
-}

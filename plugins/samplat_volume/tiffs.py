@@ -1,14 +1,12 @@
 """Multi-page TIFFs: plain pages, ImageJ hyperstacks, OME-TIFF, by tifffile.
 
-Sources: TIFF 6.0 and BigTIFF for the chain of pages; the OME data model for sizes in space.
+Source: the OME data model for sizes in space.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import re
-import struct
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,7 +18,9 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 from samplat_volume.geometry import Geometry
+from samplat_volume.layout import Mapped
 from samplat_volume.stacks import ArrayVoxels, Stack, StackVoxels, Voxels, content_key
+from samplat_volume.tiff_checks import DEFLATE, check_chain, check_pages
 
 UNITS = {
     "nm": 1e-6, "nanometer": 1e-6, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "microns": 1e-3,
@@ -44,7 +44,7 @@ def open_tiff(path: Path, time: int | None) -> tuple[Voxels, Geometry, Callable[
 
     # what it has to say becomes an error here; without a handler it would go to stderr
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
-    _check_chain(path)
+    check_chain(path)
     file = path.open("rb")
     try:
         return _open(tifffile.TiffFile(file), file, path, time)
@@ -63,7 +63,7 @@ def _open(
     tiff: Any, file: Any, path: Path, time: int | None
 ) -> tuple[Voxels, Geometry, Callable[[], Any]]:
     series = _only_series(tiff, path)
-    _check_pages(series, path)
+    check_pages(series, path)
     axes, shape = _axes(series, path)
     index = chosen_time(axes, shape, time, path)
     geometry = Geometry(
@@ -73,34 +73,8 @@ def _open(
         file.close()
         return _mapped(tiff, series, path, axes, shape, index), geometry, file.close
     pages = _Pages(file, series, path, axes, shape, index)
+    pages.check()
     return _paged(pages, series, path, axes, shape, index), geometry, pages.close
-
-
-def _check_chain(path: Path) -> None:
-    """Every page's directory lies in the file; readers take a cut chain for a shorter stack."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(head[:2])
-        if order is None or len(head) < 8:
-            raise InputError(f"{path} is no TIFF; expected a file that starts with II or MM")
-        big = struct.unpack_from(order + "H", head, 2)[0] == 43
-        count, entry, wide = ("Q", 20, "Q") if big else ("H", 12, "I")
-        try:
-            at, seen = struct.unpack_from(order + wide, head, 8 if big else 4)[0], set[int]()
-            while at and at not in seen:
-                seen.add(at)
-                file.seek(at)
-                (n,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
-                file.seek(n * entry, 1)
-                (at,) = struct.unpack(order + wide, file.read(struct.calcsize(wide)))
-        except (struct.error, OverflowError, OSError):
-            raise InputError(
-                f"{path} is cut off at {size} bytes: page {len(seen)} lies beyond its end; copy or "
-                "download it again"
-            ) from None
-    if not seen:
-        raise InputError(f"{path} has no pages; it is cut off: copy or download it again")
 
 
 def _only_series(file: Any, path: Path) -> Any:
@@ -111,29 +85,6 @@ def _only_series(file: Any, path: Path) -> Any:
             "stack: write it alone"
         )
     return file.series[0]
-
-
-def _check_pages(series: Any, path: Path) -> None:
-    size = path.stat().st_size
-    if series.dataoffset is not None and series.dataoffset + series.nbytes > size:
-        raise InputError(
-            f"{path} is cut off: its {series.shape} voxels take {series.nbytes} bytes, "
-            f"{size - series.dataoffset} are there; copy or download it again"
-        )
-    for number, page in enumerate(series.pages):
-        if page is None:
-            raise InputError(f"{path} has no page {number} of {len(series.pages)}; write it again")
-        if len(page.dataoffsets) < math.prod(series.keyframe.chunked):
-            raise InputError(
-                f"{path} names {len(page.dataoffsets)} of the {math.prod(series.keyframe.chunked)} "
-                f"blocks of page {number}; its header is damaged: copy or download it again"
-            )
-        for at, length in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if at + length > size:
-                raise InputError(
-                    f"{path} is cut off: page {number} of {len(series.pages)} lies beyond its end; "
-                    "copy or download it again"
-                )
 
 
 def _axes(series: Any, path: Path) -> tuple[str, tuple[int, ...]]:
@@ -172,7 +123,7 @@ def _mapped(
     tiff: Any, series: Any, path: Path, axes: str, shape: tuple[int, ...], time: int
 ) -> Voxels:
     stored = np.dtype(series.dtype).newbyteorder(tiff.byteorder)
-    array = np.memmap(path, stored, "r", offset=series.dataoffset, shape=shape)
+    array = Mapped(path=path, dtype=stored, start=series.dataoffset, shape=shape)
     return ArrayVoxels(array=array, axes=axes, dtype=stored.newbyteorder("="), time=time)
 
 
@@ -187,6 +138,11 @@ class _Pages:
         self._planar = inner == 3 and axes.endswith("cyx")
         self._channels = self._sizes[self._outer.index("c")] if "c" in self._outer else 1
 
+    def check(self) -> None:
+        """Decode a page if tifffile cannot, so that an unknown compression is an error now."""
+        if not _is_known(self._series):
+            self(0)
+
     def __call__(self, z: int) -> NDArray[Any]:
         """A plane (y, x, c)."""
         parts = [self._page(z, c) for c in range(self._channels)]
@@ -200,12 +156,49 @@ class _Pages:
         number = int(np.ravel_multi_index(index, self._sizes)) if index else 0
         try:
             with self._lock:
+                if not _is_known(self._series):
+                    return _by_pillow(self._path, self._series, number)
                 page: NDArray[Any] = self._series.pages[number].asarray()
+        except InputError:
+            raise
         except Exception as error:  # codecs raise what they like
             raise InputError(
                 f"{self._path}: page {number} is damaged ({error}); copy or download it again"
             ) from error
         return page
+
+
+def _is_known(series: Any) -> bool:
+    """Whether tifffile decompresses it by itself; for other methods it needs imagecodecs."""
+    from importlib.util import find_spec
+
+    import tifffile
+
+    first = series.keyframe
+    if find_spec("imagecodecs") is not None or first.compression == 1:
+        return True
+    try:
+        tifffile.TIFF.UNPREDICTORS[first.predictor]
+    except KeyError:
+        return False
+    return first.compression in DEFLATE
+
+
+def _by_pillow(path: Path, series: Any, number: int) -> NDArray[Any]:
+    """A page of a method that libtiff knows, such as LZW and PackBits."""
+    from PIL import Image
+
+    kind, first = np.dtype(series.dtype), series.keyframe
+    with Image.open(path) as image:
+        image.seek(series.pages[number].index)
+        page = np.asarray(image)
+    if page.shape != first.shape or page.dtype.itemsize != kind.itemsize:
+        method = getattr(first.compression, "name", first.compression)
+        raise InputError(
+            f"{path} is compressed with {method}, which cannot be read here for {first.shape} "
+            f"{kind.name} pixels; write it with deflate or uncompressed, or install imagecodecs"
+        )
+    return page.astype(page.dtype.newbyteorder("="), copy=False).view(kind.newbyteorder("="))
 
 
 def _paged(

@@ -15,21 +15,29 @@ from numpy.typing import NDArray
 
 from samplat import HOLE, InputError, SourceSpec
 from samplat_volume import dicom_seg
-from samplat_volume.dicom_seg import DICOM_SEG, DicomSegWriter, source_slices
+from samplat_volume.dicom_references import MAY_BE_EMPTY, source_slices
+from samplat_volume.dicom_seg import DICOM_SEG, DicomSegWriter
 from samplat_volume.geometry import Geometry
 from samplat_volume.labels import of_array
+from samplat_volume.source import VolumeSource
 from samplat_volume.writing import write_labels
-from volume.labelled import OBLIQUE, balls, grid, write_series
+from volume.labelled import EMPTY, OBLIQUE, balls, grid, write_series
+from volume.scans import ORIGIN, SHAPE, SPACING, noise, write_enhanced
+from volume.test_read_back import from_frames
 
 LIVER = ("10200004", "SCT", "Liver")
+
+
+def spec(path: Path, **options: Any) -> SourceSpec:
+    return SourceSpec(path=str(path), factory="volume", options=options)
 
 
 def read_back(path: Path, folder: Path, geometry: Geometry) -> NDArray[Any]:
     """Tracking ids (z, y, x), slice by slice through the referenced instances."""
     seg = highdicom.seg.segread(path)
-    slices = source_slices(folder, geometry)
+    slices = source_slices(spec(folder), geometry)
     numbers = seg.get_pixels_by_source_instance(
-        [d.SOPInstanceUID for d in slices],
+        [d.uid for d in slices],
         combine_segments=True,
         assert_missing_frames_are_empty=True,
     )
@@ -116,8 +124,8 @@ def test_of_several_series_the_one_with_the_labels_place_is_referenced(tmp_path:
     write_series(tmp_path / "both", other, "1.2")
     (tmp_path / "both" / "notes.txt").write_text("no DICOM")
     both = tmp_path / "both"
-    assert {s.SeriesInstanceUID for s in source_slices(both, scan)} == {"1.1"}
-    assert {s.SeriesInstanceUID for s in source_slices(both, other)} == {"1.2"}
+    assert {s.series for s in source_slices(spec(both), scan)} == {"1.1"}
+    assert {s.series for s in source_slices(spec(both), other)} == {"1.2"}
 
 
 def test_series_of_one_place_have_to_be_told_apart(tmp_path: Path) -> None:
@@ -126,10 +134,10 @@ def test_series_of_one_place_have_to_be_told_apart(tmp_path: Path) -> None:
         write_series(tmp_path / "both", geometry, uid)
     both = tmp_path / "both"
     with pytest.raises(InputError, match="got 2 of 2; choose one series by its UID"):
-        source_slices(both, geometry)
-    found = source_slices(both, geometry, ["1.2"])
-    assert {s.SeriesInstanceUID for s in found} == {"1.2"}
-    positions = [d.ImagePositionPatient for d in found]
+        source_slices(spec(both), geometry)
+    found = source_slices(spec(both, series="1.2"), geometry)
+    assert {s.series for s in found} == {"1.2"}
+    positions = [s.position for s in found]
     np.testing.assert_allclose(geometry.to_index(np.array(positions, float))[:, 0], range(4))
 
 
@@ -187,7 +195,7 @@ def without(folder: Path, *names: str) -> None:
 def test_images_may_lack_what_anonymisers_remove(tmp_path: Path) -> None:
     geometry, labels = grid((4, 6, 5)), np.ones((4, 6, 5), bool)
     write_series(tmp_path / "scan", geometry)
-    without(tmp_path / "scan", *dicom_seg.MAY_BE_EMPTY, "SliceThickness")
+    without(tmp_path / "scan", *MAY_BE_EMPTY, "SliceThickness")
     write_labels(tmp_path / "a.dcm", labels, geometry, source=str(tmp_path / "scan"))
     assert np.array_equal(read_back(tmp_path / "a.dcm", tmp_path / "scan", geometry), labels)
     before = (tmp_path / "a.dcm").read_bytes()
@@ -195,3 +203,58 @@ def test_images_may_lack_what_anonymisers_remove(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no FrameOfReferenceUID"):
         write_labels(tmp_path / "a.dcm", labels, geometry, source=str(tmp_path / "scan"))
     assert (tmp_path / "a.dcm").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_what_a_reference_needs_is_asked_for_before_any_work(tmp_path: Path, name: str) -> None:
+    geometry = grid((4, 6, 5))
+    write_series(tmp_path / "scan", geometry)
+    DICOM_SEG.check_source(spec(tmp_path / "scan"))
+    one = sorted((tmp_path / "scan").iterdir())[2]
+    image = pydicom.dcmread(one)
+    delattr(image, name)
+    image.save_as(one)
+    with pytest.raises(InputError, match=rf"{one.name} has no {name}.*choose \.nii\.gz"):
+        DICOM_SEG.check_source(spec(tmp_path / "scan"))
+    write_series(tmp_path / "scan", geometry, "1.9")  # another series is no worse for it
+    DICOM_SEG.check_source(spec(tmp_path / "scan", series="1.9"))
+
+
+@pytest.mark.parametrize("kind", ["binary", "labelmap"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_labels_of_an_enhanced_file_reference_its_frames(
+    tmp_path: Path, kind: Any, shared: bool
+) -> None:
+    order, labels = [3, 0, 5, 1, 4, 2], balls(SHAPE, 3, seed=4)
+    path = tmp_path / "scan"
+    places = [[ORIGIN[0], ORIGIN[1], ORIGIN[2] + SPACING[0] * z] for z in order]
+    write_enhanced(path, noise()[order], positions=places, **dict.fromkeys(EMPTY, ""))
+    image = pydicom.dcmread(path)
+    if not shared:
+        (common,) = image.SharedFunctionalGroupsSequence
+        for own in image.PerFrameFunctionalGroupsSequence:
+            own.update(common)
+        del image.SharedFunctionalGroupsSequence
+        image.save_as(path)
+    geometry = VolumeSource(str(path)).geometry
+    DICOM_SEG.check_source(spec(path))
+    out, writer = tmp_path / "a.dcm", DicomSegWriter(kind=kind)
+    write_labels(out, labels, geometry, source=str(path), writer=writer)
+    seg = highdicom.seg.segread(out)
+    numbers = seg.get_pixels_by_source_frame(
+        "1.2.9",
+        [order.index(z) + 1 for z in range(SHAPE[0])],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+    )
+    _, ranks = np.unique(labels, return_inverse=True)
+    assert np.array_equal(numbers, ranks.reshape(SHAPE))
+    np.testing.assert_array_equal(from_frames(pydicom.dcmread(out), geometry), labels)
+
+
+def test_several_enhanced_files_cannot_be_referenced(tmp_path: Path) -> None:
+    for z, name in ((0, "a"), (3, "b")):
+        places = [[ORIGIN[0], ORIGIN[1], ORIGIN[2] + SPACING[0] * (z + i)] for i in range(3)]
+        write_enhanced(tmp_path / name, noise(shape=(3, 8, 9)), positions=places)
+    with pytest.raises(InputError, match="2 files of many frames.*choose"):
+        DICOM_SEG.check_source(spec(tmp_path))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from samplat import InputError, Stretch
-from samplat.pixels import PercentileRescaler
+from samplat.pixels import PercentileRescaler, as_uint8
+from samplat.prediction import embedding_key
 from samplat_volume.intensity import PRESETS, WindowRescaler, parse_window
 from samplat_volume.planes import plane_of
 from samplat_volume.source import VolumeSource
@@ -69,3 +72,20 @@ def test_the_stretch_does_not_depend_on_what_was_read_before(tmp_path: Path) -> 
     plane = plane_of(second.geometry, "y")
     plane.read(second, 3)
     assert PercentileRescaler().fit(first) == PercentileRescaler().fit(second)
+
+
+def test_the_window_is_in_the_key_of_each_embedding(tmp_path: Path) -> None:
+    """Through the pixels that the model sees: another window is a miss, in every plane."""
+    values = noise("int16", (12, 20, 17)) // 4
+    write(tmp_path / "a.nii", image_of(values))
+    model = SimpleNamespace(weights_sha256="w", precision="fp32")
+    keys: dict[Any, set[tuple[str, str]]] = {}
+    for window in ("liver", "150,30", "soft-tissue", "400,41", "bone"):
+        source = VolumeSource(str(tmp_path / "a.nii"))  # as another process would
+        stretch = WindowRescaler().fit(source, window=window)
+        for name in ("z", "y", "x"):
+            pixels = as_uint8(plane_of(source.geometry, name).pixels(source, 5, stretch))
+            key = embedding_key(model, pixels)  # type: ignore[arg-type]  # these two are asked for
+            keys.setdefault(key, set()).add((window, name))
+    assert len(keys) == 4 * 3  # "liver" is 150,30
+    assert {("liver", "y"), ("150,30", "y")} in keys.values()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from samplat import InputError
 from samplat_volume.geometry import Geometry
 from samplat_volume.label_images import as_labels, read_labels
 from volume.scans import SHAPE, image_of, noise, oblique, write
+from volume.test_files import MAKERS
 
 
 def labels() -> Any:
@@ -69,3 +71,17 @@ def test_real_labels_lie_on_their_images(eval_data: Path) -> None:
     }
     with pytest.raises(InputError, match="holds -"):
         read_labels(str(folder / "spleen2_ct.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.nii", "a.nii.gz", "b.nrrd", "a.mhd", "a.gipl", "a.vtk", "a.tif", "a.zarr", "b.zarr"],
+)
+def test_negative_and_fractional_labels_are_refused_in_every_format(
+    tmp_path: Path, name: str
+) -> None:
+    for dtype, told in (("int16", "holds -"), ("float32", "is it an image or a probability")):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        MAKERS[name](tmp_path / name, noise(dtype))
+        with pytest.raises(InputError, match=f"{name} .*at voxel .*{told}|{told}.*at voxel"):
+            read_labels(str(tmp_path / name))

@@ -14,7 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from samplat import InputError, Window
-from samplat_volume.series import Slice, assemble, choose_series, read_folder, read_slice
+from samplat_volume.dicom_slices import Slice, read_folder, read_slices
+from samplat_volume.series import assemble, choose_series
 from samplat_volume.source import VolumeSource
 from volume.scans import ORIGIN, SPACING, noise, write_series
 
@@ -71,8 +72,7 @@ def test_each_missing_duplicate_and_truncated_slice_is_named(
     data = lost.path.read_bytes()
     cut = tmp_path / lost.path.name
     cut.write_bytes(data[: int(len(data) * (0.2 + 0.01 * which)) - 1])
-    shortened = read_slice(cut)
-    assert shortened is not None
+    (shortened,) = read_slices(cut)
     assert lost.path.name in refusal([*others, shortened])
 
 
@@ -83,9 +83,9 @@ def test_a_slice_missing_at_an_end_needs_the_count(headers: list[Slice]) -> None
 
 
 def test_shuffled_file_names_give_the_same_volume(brain: Path, tmp_path: Path) -> None:
-    files = sorted(brain.iterdir())[:12]
+    files = sorted(brain.iterdir())
     order = np.random.default_rng(0).permutation(len(files))
-    for folder, names in (("a", range(12)), ("b", order)):
+    for folder, names in (("a", range(80)), ("b", order)):
         (tmp_path / folder).mkdir()
         for file, name in zip(files, names, strict=True):
             shutil.copyfile(file, tmp_path / folder / f"{int(name):03}.dcm")
