@@ -65,7 +65,7 @@ _HOME = {
     "progress": ("Progress", "choose_progress"),
     "prompters": ("Prompter",),
     "prompts": ("Prompts",),
-    "stack_answers": ("StackAnswer", "StackSegmenter", "StackView"),
+    "stack_answers": ("SliceFound", "StackAnswer", "StackSegmenter", "StackView"),
     "stack_prompts": ("SliceMark", "StackPrompts"),
     "shapes": ("between_masks", "mask_depth"),
     "stacking": ("StackRules",),
@@ -115,6 +115,7 @@ __all__ = [
     "SegmentJob",
     "Segmenter",
     "SegmenterFactory",
+    "SliceFound",
     "SliceMark",
     "SourceFactory",
     "SourceSpec",
@@ -238,7 +239,7 @@ if TYPE_CHECKING:
     from samplat.rehearsal import Rehearsal, rehearse
     from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
-    from samplat.stack_answers import StackAnswer, StackSegmenter, StackView
+    from samplat.stack_answers import SliceFound, StackAnswer, StackSegmenter, StackView
     from samplat.stack_prompts import SliceMark, StackPrompts
     from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window

@@ -441,8 +441,11 @@ def tile_of_answers(
     tile: Tile,
     bounds: Window,
     overlaps: Any,
+    axis: int = 0,
 ) -> TileObjects:
     """The parts of masks that lie in a tile, as disjoint objects.
+
+    Overlaps are settled slice by slice: an object may be sure of one and less so of another.
 
     Args:
         answers: all pieces that meet the tile.
@@ -451,49 +454,89 @@ def tile_of_answers(
         tile: the tile.
         bounds: all that could be read, (z, y, x).
         overlaps: which mask gets a pixel that several claim.
+        axis: of (z, y, x) that the slices are across.
     """
+    numbers = np.unique(answers.prompts)
+    labels = np.zeros(tile.read.shape, np.uint32)
+    scores = np.zeros((2, len(numbers) + 1))
+    for k, plane in enumerate(np.moveaxis(labels, axis, 0), start=tile.read.start[axis]):
+        within = (answers.boxes[:, axis] <= k) & (answers.boxes[:, axis + 3] > k)
+        if within.any():
+            chosen = np.flatnonzero(within)
+            masks, of = _on_slice(answers.select(chosen), whole_areas[chosen], tile, axis, k)
+            claimed, kept, pixels = partition(masks, np.ones(plane.shape, bool), overlaps)
+            ranks = np.searchsorted(numbers, of[kept]) + 1
+            plane[...] = np.concatenate([[0], ranks]).astype(np.uint32)[claimed]
+            each = np.stack([masks.predicted_iou, masks.stability])[:, kept]
+            np.add.at(scores.T, ranks, (each * pixels).T)
+    return _with_scores(labels, numbers, scores, answers, tile, bounds)
+
+
+def _on_slice(
+    answers: Answers, areas: NDArray[np.int64], tile: Tile, axis: int, k: int
+) -> tuple[MaskSet, NDArray[np.int64]]:
+    """The masks of a slice of a tile, and the numbers of what asked for them."""
+    start, stop = list(tile.read.start), list(tile.read.stop)
+    start[axis], stop[axis] = k, k + 1
+    window = Window(start=tuple(start), stop=tuple(stop))
     numbers, first, owner = np.unique(answers.prompts, return_index=True, return_inverse=True)
     order = np.argsort(owner, kind="stable")
     pieces = np.split(order, np.cumsum(np.bincount(owner, minlength=len(numbers)))[:-1])
-    rles = tuple(_in_tile(answers, of, tile) for of in pieces) if len(numbers) else ()
-    depth, height, width = tile.read.shape
-    size = depth * height, width
-    masks = MaskSet(
+    masks = [_in_window(answers, of, window).squeeze(axis) for of in pieces]
+    size = masks[0].shape[0], masks[0].shape[1]
+    found = MaskSet(
         size=size,
-        rles=rles,
-        boxes=np.zeros((len(rles), 4), np.float32),
-        areas=whole_areas[first],
+        rles=tuple(map(encode_rle, masks)),
+        boxes=np.zeros((len(masks), 4), np.float32),
+        areas=areas[first],
         predicted_iou=answers.predicted_iou[first],
         stability=answers.stability[first],
         points=answers.points[first],
-        crop_boxes=np.tile(np.array([0, 0, size[1], size[0]], np.int32), (len(rles), 1)),
+        crop_boxes=np.tile(np.array([0, 0, size[1], size[0]], np.int32), (len(masks), 1)),
     )
-    labels, kept, _ = partition(masks, np.ones(size, bool), overlaps)
-    # it was not the tile that found them, so that its sides cut nothing
+    return found, numbers
+
+
+def _with_scores(
+    labels: NDArray[np.uint32],
+    numbers: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    answers: Answers,
+    tile: Tile,
+    bounds: Window,
+) -> TileObjects:
+    """The objects of labels 1.. of a tile: those of which anything is left.
+
+    Scores are sums over their pixels. It was not the tile that found them: its sides cut nothing.
+    """
+    areas = np.bincount(labels.ravel(), minlength=len(numbers) + 1)
+    kept = np.flatnonzero(areas[1:] > 0)
+    names = np.zeros(len(numbers) + 1, np.uint32)
+    names[kept + 1] = np.arange(1, len(kept) + 1)
+    means = (scores[:, kept + 1] / areas[kept + 1]).astype(np.float32)
+    _, first = np.unique(answers.prompts, return_index=True)
     return labelled_objects(
-        labels.reshape(tile.read.shape),
+        names[labels],
         len(kept),
         tile=tile,
         bounds=bounds,
         reach=(0, 0, 0),
-        predicted_iou=masks.predicted_iou[kept],
-        stability=masks.stability[kept],
-        points=masks.points[kept],
+        predicted_iou=means[0],
+        stability=means[1],
+        points=answers.points[first][kept],
         prompts=numbers[kept],
     )
 
 
-def _in_tile(answers: Answers, pieces: NDArray[np.int64], tile: Tile) -> bytes:
-    mask = np.zeros(tile.read.shape, bool)
+def _in_window(answers: Answers, pieces: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
+    """(z, y, x) of a window. True: one of some pieces lies there."""
+    mask = np.zeros(window.shape, bool)
     for i in pieces.tolist():
-        box = _window_of(answers.boxes[i])
-        inner = box.intersection(tile.read)
+        z0, y0, x0, z1, y1, x1 = answers.boxes[i].tolist()
+        box = Window(start=(z0, y0, x0), stop=(z1, y1, x1))
+        inner = box.intersection(window)
         depth, height, width = box.shape
         part = decode_rle(answers.rles[i], (depth * height, width)).reshape(box.shape)
-        mask[inner.relative_to(tile.read).slices] |= part[inner.relative_to(box).slices]
-    return encode_rle(mask.reshape(-1, tile.read.shape[2]))
-
-
-def _window_of(box: NDArray[np.int64]) -> Window:
-    z0, y0, x0, z1, y1, x1 = box.tolist()
-    return Window(start=(z0, y0, x0), stop=(z1, y1, x1))
+        if inner.size:
+            mask[inner.relative_to(window).slices] |= part[inner.relative_to(box).slices]
+    return mask

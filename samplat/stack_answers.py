@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.answers import WIDEST, Answers, join_answers
-from samplat.masks import encode_rle
+from samplat.masks import encode_rle, mask_box
 from samplat.pixels import ImageSource, Stretch, read_valid, to_rgb
 from samplat.prompt_units import PromptUnit, Sight
 from samplat.stack_prompts import SliceMark, StackPrompts
@@ -24,8 +24,6 @@ from samplat.tiles import Window
 
 RECENT = 8
 """Slices of a view kept in memory."""
-DEPTH = 16
-"""Slices whose masks are put together to a piece of an answer."""
 
 SliceSeen = tuple[NDArray[np.uint8], NDArray[np.bool_]]
 """Pixels (H, W, 3) of a slice, and where (H, W) they hold data."""
@@ -89,15 +87,24 @@ class StackView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackAnswer:
-    """One object, as far as it was followed."""
+class SliceFound:
+    """An object on one slice."""
 
-    masks: Mapping[int, NDArray[np.bool_]]
-    """(H, W) of each slice that it is in, with a pixel at least; none if nothing was found."""
+    mask: NDArray[np.bool_]
+    """(H, W), with a pixel at least."""
     predicted_iou: float = 1.0
     """The segmenter's own estimate of the IoU with the true object."""
     stability: float = 1.0
-    """How steady the masks are, 0..1."""
+    """How sure it is besides that this is the object which was pointed at, 0..1. Of several objects
+    that claim a pixel of a slice, the one with the largest product of both has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackAnswer:
+    """One object, as far as it was followed."""
+
+    slices: Mapping[int, SliceFound]
+    """Those that it is in."""
     missed: int = 0
     """Slices on which it was asked for and nothing found."""
 
@@ -146,8 +153,9 @@ class StackDesk:
             around = self.sight.around(extent, factor)
             view = self.look(self.sight.through(around, self.axes))
             found = self.segmenter(view, _within(marks, view))
-        cut = self._cut(view, found)
-        return join_answers([_piece(number, found, factor, cut, *p) for p in _pieces(view, found)])
+        facts = {"factor": factor, "cut": self._cut(view, found), "missed": found.missed}
+        pieces = sorted(found.slices.items())
+        return join_answers([_piece(number, view, k, each, **facts) for k, each in pieces])
 
     def _cut(self, view: StackView, found: StackAnswer) -> bool:
         """Whether an object touches a side of the view that is not the volume's."""
@@ -160,7 +168,7 @@ class StackDesk:
             (1, -1, right < columns),
         )
         inner = [(axis, place) for axis, place, is_open in sides if is_open]
-        masks = found.masks.values()
+        masks = [each.mask for each in found.slices.values()]
         return any(bool(m.take(place, axis).any()) for m in masks for axis, place in inner)
 
 
@@ -171,47 +179,24 @@ def _within(marks: Mapping[int, SliceMark], view: StackView) -> dict[int, SliceM
     return {k: mark for k, mark in shown.items() if mark is not None}
 
 
-def _pieces(view: StackView, found: StackAnswer) -> Iterator[tuple[Window, NDArray[np.bool_]]]:
-    """Parts (z, y, x) of an object, some slices each, and where they are."""
-    _, rows, columns = view.shape
-    turned = np.argsort(view.axes).tolist()
-    for block in sorted({k // DEPTH for k in found.masks}):
-        ends = block * DEPTH, min((block + 1) * DEPTH, view.shape[0])
-        stack = np.zeros((ends[1] - ends[0], rows, columns), bool)
-        for k in range(*ends):
-            if k in found.masks:
-                stack[k - ends[0]] = found.masks[k]
-        place = Window(start=(ends[0], 0, 0), stop=(ends[1], rows, columns))
-        yield place.transposed(tuple(turned)).shifted(view.window.start), stack.transpose(turned)
-
-
 def _piece(
-    number: int,
-    found: StackAnswer,
-    factor: int,
-    cut: bool,
-    window: Window,
-    mask: NDArray[np.bool_],
+    number: int, view: StackView, k: int, found: SliceFound, *, factor: int, cut: bool, missed: int
 ) -> Answers:
-    low, high = _tight(mask)
-    inner = mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    start = np.array(window.start)
+    """An object on a slice, its mask turned as the volume is."""
+    z, y, x = np.argsort(view.axes).tolist()
+    x0, y0, x1, y1 = mask_box(found.mask)
+    inner = found.mask[None, y0:y1, x0:x1].transpose(z, y, x)
+    box = Window(start=(k, y0, x0), stop=(k + 1, y1, x1)).transposed((z, y, x))
+    place = box.shifted(view.window.start)
     return Answers(
         prompts=np.array([number], np.int64),
-        boxes=np.concatenate([start + low, start + high])[None].astype(np.int64),
+        boxes=np.array([[*place.start, *place.stop]], np.int64),
         areas=np.array([inner.sum()], np.int64),
         predicted_iou=np.array([found.predicted_iou], np.float32),
         stability=np.array([found.stability], np.float32),
         points=np.full((1, 2), np.nan, np.float32),
         factors=np.array([factor], np.int32),
         truncated=np.array([cut]),
-        missed=np.array([found.missed], np.int32),
+        missed=np.array([missed], np.int32),
         rles=(encode_rle(inner.reshape(-1, inner.shape[2])),),
     )
-
-
-def _tight(mask: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
-    """Ends of the box around a mask (z, y, x) that is not empty."""
-    others: Any = ((1, 2), (0, 2), (0, 1))
-    along = [np.flatnonzero(mask.any(axis=each)) for each in others]
-    return [int(each[0]) for each in along], [int(each[-1]) + 1 for each in along]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from samplat import (
     EmbeddingCache,
     InputError,
+    SliceFound,
     SliceMark,
     StackAnswer,
     StackView,
@@ -20,7 +21,7 @@ from samplat import (
     weights_digest,
 )
 from samplat_volume.model_slices import ModelSlices
-from samplat_volume.propagation import Settings, propagate
+from samplat_volume.propagation import Propagation, Settings, propagate
 from samplat_volume.slices import (
     Mask,
     SliceAnswer,
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 ANNOTATED = 32
 """Annotated slices that are kept at a time; memory does not grow with their number."""
+HALVED = 100
+"""After so many slices an answer counts half: where two objects claim a voxel, and the segmenter is
+as sure of both, the one that was pointed at nearer to it has it."""
 MEMORY = 2**30
 """Bytes of embeddings that objects on the same slices share."""
 NOT_ON_DISK: dict[str, Any] = {"quota": 0}
@@ -86,14 +90,24 @@ class PropagatedSegmenter:
         once = _Once(self.slices(stack), stack)
         asked = {k: _prompt_of(mark, view.shape[1:]) for k, mark in marks.items()}
         settings = Settings(steps=stack.steps)
-        results: dict[int, SliceResult] = {}
+        found: dict[int, SliceFound] = {}
         for section in sections(once.found(asked)):
             if any(not prompt.stops for prompt in section.values()):
                 made = propagate(
                     once, section, settings=settings, pixels=stack, taken=stack.invalid
                 )
-                results |= made.slices
-        return _answer(results, missed=once.missed)
+                found |= {k: _found(k, each, made) for k, each in made.slices.items()}
+        kept = {k: each for k, each in found.items() if each.mask.any()}
+        return StackAnswer(slices=kept, missed=once.missed)
+
+
+def _found(k: int, result: SliceResult, made: Propagation) -> SliceFound:
+    walked = min(abs(k - annotated) for annotated in made.annotated)
+    return SliceFound(
+        mask=result.mask,
+        predicted_iou=result.predicted_iou,
+        stability=result.agreement / (1 + walked / HALVED),
+    )
 
 
 def sections(
@@ -168,20 +182,6 @@ def _prompt_of(mark: SliceMark, size: tuple[int, int]) -> SlicePrompt:
         labels=mark.prompt.labels if len(points) else None,
         box=mark.prompt.box,
         draft=mask,
-    )
-
-
-def _answer(results: Mapping[int, SliceResult], missed: int) -> StackAnswer:
-    """Masks and, as means over their pixels, how sure they are."""
-    kept = {k: results[k] for k in sorted(results) if results[k].mask.any()}
-    if not kept:
-        return StackAnswer(masks={}, missed=missed)
-    pixels = [np.count_nonzero(each.mask) for each in kept.values()]
-    return StackAnswer(
-        masks={k: each.mask for k, each in kept.items()},
-        predicted_iou=float(np.average([e.predicted_iou for e in kept.values()], weights=pixels)),
-        stability=float(np.average([e.agreement for e in kept.values()], weights=pixels)),
-        missed=missed,
     )
 
 

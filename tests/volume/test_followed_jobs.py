@@ -1,10 +1,10 @@
-"""`samplat volume-segment --prompts`: one object for each that is pointed at, whatever the tiles."""
+"""`samplat volume-segment --prompts`: an object for each that is pointed at, whatever the tiles."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,25 @@ from core.volumes import ellipsoids
 from samplat import plugins
 from samplat.plugins import Registry, collect, load_plugins
 from samplat_volume.geometry import Geometry
+from samplat_volume.intensity import WindowRescaler
+from samplat_volume.mark_files import file_marks
+from samplat_volume.marks import gathered
+from samplat_volume.planes import plane_of
 from samplat_volume.propagated import sections
 from samplat_volume.propagation import Settings, propagate
 from samplat_volume.slices import SlicePrompt, Stack
+from samplat_volume.source import VolumeSource
 from samplat_volume.space import from_index
+from samplat_volume.views import SourceStack
+from samplat_volume.writing import write_labels
 from volume.followers import PatchFactory, PatchSlices
 from volume.scans import image_of, oblique
 
 Cli = Callable[..., tuple[int, str, str]]
 SHAPE = (18, 40, 34)
 QUICK = ("--segmenter", "patches", "--window", "400,80")
-IDS = (3, 17, 70_000)
-"""What three objects are called."""
+IDS = (3, 11, 19, 27, 35, 43, 70_000)
+"""What objects are called."""
 
 
 @pytest.fixture(scope="module")
@@ -111,10 +118,29 @@ def boxes(truth: NDArray[np.int64], axis: int = 0, ids: tuple[int, ...] = IDS) -
     ]
 
 
-def expected(truth: NDArray[np.int64], ids: tuple[int, ...] = IDS) -> NDArray[np.int64]:
-    found = np.zeros_like(truth)
-    for name, number in enumerate(ids, start=1):
-        found[truth == name] = number
+def alike(labels: NDArray[Any], truth: NDArray[np.int64], least: float = 0.8) -> bool:
+    """Whether the objects are those of the truth, but for their ends."""
+    dice = [
+        2
+        * ((labels == number) & (truth == name)).sum()
+        / ((labels == number).sum() + (truth == name).sum())
+        for name, number in enumerate(IDS, start=1)
+    ]
+    return min(dice) > least and set(np.unique(labels)) == {0, *IDS}
+
+
+def followed(scan: str, name: str, path: Path) -> dict[int, NDArray[np.bool_]]:
+    """What the engine makes of a file of prompts, each object by itself in the whole volume."""
+    source = VolumeSource(scan)
+    plane = plane_of(source.geometry, name)
+    stack = SourceStack(source, plane, WindowRescaler().fit(source, window="400,80"))
+    found = {}
+    for number, prompts in gathered(file_marks(path, plane, "voxel"), plane).items():
+        settings, found[number] = Settings(steps=stack.steps), np.zeros(SHAPE, bool)
+        made = propagate(PatchSlices(stack), prompts, settings=settings, pixels=stack)
+        for k, result in made.slices.items():
+            plane.place(found[number], k)[...] = result.mask
+    source.close()
     return found
 
 
@@ -127,15 +153,20 @@ def test_a_box_on_a_slice_gives_its_object_whatever_the_plane_and_the_tiles(
     code, told, err = samplat(*given, *QUICK, "-o", "a.nrrd", "-o", "a.csv")
     assert code == 0, err
     labels = read("a.nrrd")
-    assert np.array_equal(labels, expected(truth))
-    assert "prompts: 3 answered; see" in told
+    alone = followed(scan, plane, Path(asked))
+    claims = np.sum(list(alone.values()), axis=0)
+    for number, mask in alone.items():
+        assert np.array_equal((labels == number)[claims < 2], mask[claims < 2])
+    assert np.array_equal(labels > 0, claims > 0)
+    assert alike(labels, truth)
+    assert "prompts: 7 answered; see" in told
     tiles = ("--tile", 9, "--z-block", 4, "--executor", "threads", "--prompts-window", 48)
     assert samplat(*given, *QUICK, "-o", "b.nrrd", *tiles)[0] == 0
     assert np.array_equal(read("b.nrrd"), labels)
     before, after = (Geometry.of_image(sitk.ReadImage(p)) for p in (scan, "a.nrrd"))
     assert np.allclose(before.index_to_world, after.index_to_world, atol=1e-6)
-    rows = list(csv.DictReader(Path("a.csv").open()))
-    assert [int(row["id"]) for row in rows] == list(IDS)
+    rows = Path("a.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == list(IDS)
     assert [(int(r["prompt_id"]), int(r["id"]), r["fate"]) for r in report()] == [
         (number, number, "answered") for number in IDS
     ]
@@ -156,7 +187,7 @@ def test_points_in_millimetres(
     given = ("volume-segment", scan, "--prompts", "points.json", "--space", space, *QUICK)
     code, _, err = samplat(*given, "-o", "a.nrrd")
     assert code == 0, err
-    assert np.array_equal(read("a.nrrd"), expected(truth))
+    assert alike(read("a.nrrd"), truth)
 
 
 def test_nothing_that_was_asked_for_is_dropped_without_a_word(
@@ -174,7 +205,7 @@ def test_nothing_that_was_asked_for_is_dropped_without_a_word(
         {"object": 8, "x": 1, "y": 1, "z": 1, "label": 0},
     ]
     given = ("volume-segment", scan, "--prompts", lines("a.csv", rows), "--space", "voxel")
-    code, told, err = samplat(*given, *QUICK, "-o", "a.nrrd")
+    code, _, err = samplat(*given, *QUICK, "-o", "a.nrrd")
     assert code == 0, err
     fates = {(int(r["feature"]), int(r["prompt_id"])): r["fate"] for r in report()}
     assert fates == {
@@ -191,34 +222,34 @@ def test_nothing_that_was_asked_for_is_dropped_without_a_word(
     assert set(np.unique(read("a.nrrd"))) <= {0, 4, 7}
 
 
-def coarse_of(truth: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Each object a voxel too small all round, under other numbers."""
-    coarse = np.zeros(truth.shape, np.uint32)
+def coarse_of(truth: NDArray[np.int64], plane: str = "z") -> NDArray[np.uint32]:
+    """Each object a voxel too small all round in its slices, under other numbers."""
+    coarse, around = np.zeros(truth.shape, np.uint32), [1 if p == plane else 3 for p in "zyx"]
     for name in range(1, truth.max() + 1):
-        within = ndimage.binary_erosion(truth == name, np.ones((1, 3, 3)))
+        within = ndimage.binary_erosion(truth == name, np.ones(around))
         coarse[within] = 10 * name
     return coarse
 
 
-@pytest.mark.parametrize("shown", ["box", "draft"])
-@pytest.mark.parametrize("suffix", [".nrrd", ".ome.zarr"])
+@pytest.mark.parametrize(("shown", "plane"), [("box", "z"), ("draft", "x")])
 def test_a_label_image_is_refined_under_its_numbers(
-    shown: str, suffix: str, samplat: Cli, scan: str, truth: NDArray[np.int64]
+    shown: str, plane: str, samplat: Cli, scan: str, truth: NDArray[np.int64]
 ) -> None:
-    from samplat_volume.writing import write_labels
-
-    coarse, geometry = coarse_of(truth), Geometry.of_image(sitk.ReadImage(scan))
-    write_labels(f"coarse{suffix}", coarse, geometry)
-    given = ("--prompts", f"coarse{suffix}", "--prompts-as", shown, *QUICK, "--tile", 20)
-    if suffix == ".ome.zarr":
-        return  # an oblique volume has no OME-Zarr of the same place
+    coarse = coarse_of(truth, plane)
+    write_labels("coarse.nii.gz", coarse, Geometry.of_image(sitk.ReadImage(scan)))
+    given = ("--prompts", "coarse.nii.gz", "--prompts-as", shown, *QUICK, "--tile", 20)
+    given = (*given, "--plane", plane)
     code, _, err = samplat("volume-segment", scan, *given, "-o", "a.nrrd")
     assert code == 0, err
     labels = read("a.nrrd")
     assert sorted(np.unique(labels)) == sorted(np.unique(coarse))
-    for name in range(1, truth.max() + 1):
-        if (coarse == 10 * name).any():
-            assert np.array_equal(labels == 10 * name, truth == name)
+    for name in np.unique(coarse)[1:] // 10:
+        axis = "zyx".index(plane)
+        mine, true, told = (
+            np.moveaxis(each, axis, 0) for each in (labels == 10 * name, truth == name, coarse)
+        )
+        seen = (told == 10 * name).any(axis=(1, 2))
+        assert np.array_equal(mine[seen], true[seen])
 
 
 def test_masks_of_some_slices_are_kept_and_the_others_found(
@@ -291,7 +322,7 @@ def test_prompts_that_cannot_be_are_refused_before_any_work(
         (("--space", "inches"), "--space must be one of voxel, lps, ras"),
         (("--prompts-as", "points"), "--prompts-as must be one of box, draft, mask"),
         (("--prompts-slices", "some"), "--prompts-slices takes"),
-        (("--segmenter", "threshold"), "--segmenter must be one of patches, propagated"),
+        (("--segmenter", "threshold"), "--segmenter must be one of propagated, patches"),
         (("-o", "a.csv"), "a.csv are the prompts"),
     ],
 )
@@ -348,7 +379,7 @@ def test_it_resumes_and_says_what_else_would_be_done(
     given = ("volume-segment", scan, "--prompts", asked, "--space", "voxel", *QUICK)
     code, told, _ = samplat(*given, "-o", "a.nrrd", "--dry-run")
     assert code == 0
-    assert "prompts: 3 (3 used) of 3 objects" in told
+    assert "prompts: 7 (7 used) of 7 objects" in told
     assert not Path("a.nrrd.samplat-job").exists()
     assert samplat(*given, "-o", "a.nrrd")[0] == 0
     first, job = Path("a.nrrd").read_bytes(), Path("a.nrrd.samplat-job")
@@ -367,12 +398,12 @@ def test_it_resumes_and_says_what_else_would_be_done(
 
 
 @pytest.fixture
-def tube() -> Iterator[Stack]:
+def tube() -> Stack:
     """A crooked tube through 40 slices."""
     z, y, x = np.ogrid[:40, :30, :30]
     inside = (y - 14 - 4 * np.sin(z / 7)) ** 2 + (x - 15) ** 2 < (6 + 2 * np.cos(z / 3)) ** 2
     inside = inside & (z > 1) & (z < 37)
-    yield Stack(volume=(200 * inside).astype(np.uint8))
+    return Stack(volume=(200 * inside).astype(np.uint8))
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
