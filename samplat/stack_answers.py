@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -153,9 +153,13 @@ class StackDesk:
             around = self.sight.around(extent, factor)
             view = self.look(self.sight.through(around, self.axes))
             found = self.segmenter(view, _within(marks, view))
-        facts = {"factor": factor, "cut": self._cut(view, found), "missed": found.missed}
-        pieces = sorted(found.slices.items())
-        return join_answers([_piece(number, view, k, each, **facts) for k, each in pieces])
+        pieces = [_piece(number, view, k, each) for k, each in sorted(found.slices.items())]
+        return replace(
+            joined := join_answers(pieces),
+            factors=np.full(len(joined), factor, np.int32),
+            truncated=np.full(len(joined), self._cut(view, found)),
+            missed=np.full(len(joined), found.missed, np.int32),
+        )
 
     def _cut(self, view: StackView, found: StackAnswer) -> bool:
         """Whether an object touches a side of the view that is not the volume's."""
@@ -179,9 +183,7 @@ def _within(marks: Mapping[int, SliceMark], view: StackView) -> dict[int, SliceM
     return {k: mark for k, mark in shown.items() if mark is not None}
 
 
-def _piece(
-    number: int, view: StackView, k: int, found: SliceFound, *, factor: int, cut: bool, missed: int
-) -> Answers:
+def _piece(number: int, view: StackView, k: int, found: SliceFound) -> Answers:
     """An object on a slice, its mask turned as the volume is."""
     z, y, x = np.argsort(view.axes).tolist()
     x0, y0, x1, y1 = mask_box(found.mask)
@@ -195,8 +197,8 @@ def _piece(
         predicted_iou=np.array([found.predicted_iou], np.float32),
         stability=np.array([found.stability], np.float32),
         points=np.full((1, 2), np.nan, np.float32),
-        factors=np.array([factor], np.int32),
-        truncated=np.array([cut]),
-        missed=np.array([missed], np.int32),
+        factors=np.ones(1, np.int32),
+        truncated=np.zeros(1, bool),
+        missed=np.zeros(1, np.int32),
         rles=(encode_rle(inner.reshape(-1, inner.shape[2])),),
     )
