@@ -32,7 +32,7 @@ UNKNOWN_INPUT_SIZE = 1024
 """Taken as what is seen at once where no known model says it."""
 WITH_MODEL = ("automatic", "propagated")
 """Segmenters that are a model's; others need none."""
-SHOWN = ("box", "draft", "mask")
+SHOWN = ("draft", "box", "mask")
 OVERLAPS = ("best", "small", "large")
 PERCENTILES = "1,99"
 
@@ -64,10 +64,10 @@ def volume_segment(
     prompts_as: Annotated[
         str,
         typer.Option(
-            help="Of a label image: ask its boxes (box), these and its masks (draft), or keep its "
-            "masks on the slices that are taken (mask)."
+            help="Of a label image: ask its boxes and masks (draft), its boxes alone (box), or keep "
+            "its masks on the slices that are taken (mask)."
         ),
-    ] = "box",
+    ] = "draft",
     prompts_slices: Annotated[
         str, typer.Option(help="Of a label image: all, middle, every:N, or numbers 3,17.")
     ] = "all",

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 64
 """Slices with prompts that are looked at before work begins; the others when their turn comes."""
-As = Literal["box", "draft", "mask"]
-"""What is asked of an object of a label image: its box; that and its mask; or its mask is taken."""
+As = Literal["draft", "box", "mask"]
+"""What is asked of an object of a label image: its box and mask; its box; or its mask is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class VolumePrompter:
         *,
         axis: int = 0,
         space: Frame | None = None,
-        shown: As = "box",
+        shown: As = "draft",
         chosen: str = "all",
     ) -> StackPrompts:
         """The objects that a file points at.

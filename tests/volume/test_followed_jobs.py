@@ -320,7 +320,7 @@ def test_prompts_that_cannot_be_are_refused_before_any_work(
         (("--gap", "3"), "--gap has no meaning with --prompts"),
         (("--points-per-side", "3"), "--points-per-side has no meaning"),
         (("--space", "inches"), "--space must be one of voxel, lps, ras"),
-        (("--prompts-as", "points"), "--prompts-as must be one of box, draft, mask"),
+        (("--prompts-as", "points"), "--prompts-as must be one of draft, box, mask"),
         (("--prompts-slices", "some"), "--prompts-slices takes"),
         (("--segmenter", "threshold"), "--segmenter must be one of propagated, patches"),
         (("-o", "a.csv"), "a.csv are the prompts"),
