@@ -64,8 +64,8 @@ def volume_segment(
     prompts_as: Annotated[
         str,
         typer.Option(
-            help="Of a label image: ask its boxes and masks (draft), its boxes alone (box), or keep "
-            "its masks on the slices that are taken (mask)."
+            help="Of a label image: ask its boxes and masks (draft), its boxes (box), or keep its "
+            "masks on the slices that are taken (mask)."
         ),
     ] = "draft",
     prompts_slices: Annotated[
