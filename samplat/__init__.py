@@ -28,6 +28,7 @@ _HOME = {
         "install_model",
         "load_model",
         "save_model",
+        "weights_digest",
     ),
     "downloads": ("home",),
     "embedding": ("Embedding", "EmbeddingKey"),
@@ -44,7 +45,6 @@ _HOME = {
     "object_prompts": (
         "FeaturePrompt",
         "ObjectPrompt",
-        "Prompter",
         "PromptSpec",
         "ScenePrompts",
         "gather_prompts",
@@ -61,9 +61,12 @@ _HOME = {
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "registry", "segment"),
-    "prediction": ("Prediction", "embed", "predict"),
+    "prediction": ("Prediction", "embed", "mask_prompts", "predict"),
     "progress": ("Progress", "choose_progress"),
+    "prompters": ("Prompter",),
     "prompts": ("Prompts",),
+    "stack_answers": ("SliceFound", "StackAnswer", "StackSegmenter", "StackView"),
+    "stack_prompts": ("SliceMark", "StackPrompts"),
     "shapes": ("between_masks", "mask_depth"),
     "stacking": ("StackRules",),
     "rehearsal": ("Rehearsal", "rehearse"),
@@ -112,9 +115,15 @@ __all__ = [
     "SegmentJob",
     "Segmenter",
     "SegmenterFactory",
+    "SliceFound",
+    "SliceMark",
     "SourceFactory",
     "SourceSpec",
+    "StackAnswer",
+    "StackPrompts",
     "StackRules",
+    "StackSegmenter",
+    "StackView",
     "Stretch",
     "Tile",
     "TileGrid",
@@ -141,6 +150,7 @@ __all__ = [
     "keep_freed_memory",
     "load_model",
     "mask_depth",
+    "mask_prompts",
     "mask_set",
     "merged_masks",
     "narrowed",
@@ -155,6 +165,7 @@ __all__ = [
     "segment",
     "smallest_dtype",
     "usage_error",
+    "weights_digest",
     "write_outputs",
 ]
 
@@ -181,6 +192,7 @@ if TYPE_CHECKING:
         install_model,
         load_model,
         save_model,
+        weights_digest,
     )
     from samplat.downloads import home
     from samplat.embedding import Embedding, EmbeddingKey
@@ -206,7 +218,6 @@ if TYPE_CHECKING:
     from samplat.object_prompts import (
         FeaturePrompt,
         ObjectPrompt,
-        Prompter,
         PromptSpec,
         ScenePrompts,
         gather_prompts,
@@ -221,11 +232,14 @@ if TYPE_CHECKING:
         Stretch,
     )
     from samplat.plugins import Registry, registry, segment
-    from samplat.prediction import Prediction, embed, predict
+    from samplat.prediction import Prediction, embed, mask_prompts, predict
     from samplat.progress import Progress, choose_progress
+    from samplat.prompters import Prompter
     from samplat.prompts import Prompts
     from samplat.rehearsal import Rehearsal, rehearse
     from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
+    from samplat.stack_answers import SliceFound, StackAnswer, StackSegmenter, StackView
+    from samplat.stack_prompts import SliceMark, StackPrompts
     from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window

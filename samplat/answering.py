@@ -23,9 +23,11 @@ from samplat.errors import JobError
 from samplat.files import canonical, sha256
 from samplat.job import Plan, Tools
 from samplat.ledger import TileRecord
-from samplat.object_prompts import ScenePrompts
 from samplat.prompt_report import AnswerIndex, prompt_report
 from samplat.prompt_units import PromptUnit
+from samplat.prompters import AnyPrompts
+from samplat.stack_answers import StackDesk, StackSegmenter, StackView
+from samplat.stack_prompts import StackPrompts
 from samplat.stages import Stages
 from samplat.store import JobStore
 from samplat.workbench import Bench, BenchWork
@@ -33,9 +35,11 @@ from samplat.workbench import Bench, BenchWork
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from samplat.object_prompts import ScenePrompts
+
 
 def answer_prompts(
-    planned: Plan, prompts: ScenePrompts, tools: Tools, stages: Stages
+    planned: Plan, prompts: AnyPrompts, tools: Tools, stages: Stages
 ) -> AnswerLedger:
     """Answer all prompts of a job; returns the records of their units.
 
@@ -60,11 +64,11 @@ def answer_prompts(
 class AnswerWork(BenchWork):
     """Answers the prompts of one window and enters them in the ledger."""
 
-    def read(self, bench: Bench, index: int) -> View:
+    def read(self, bench: Bench, index: int) -> View | StackView:
         """What is seen through the window."""
         return see_unit(bench, self.plan.units[index])
 
-    def find(self, bench: Bench, index: int, seen: View) -> Answers:
+    def find(self, bench: Bench, index: int, seen: View | StackView) -> Answers:
         """The masks."""
         return answer_unit(bench, self.plan.units[index], seen)
 
@@ -81,15 +85,19 @@ class AnswerWork(BenchWork):
         return record
 
 
-def see_unit(bench: Bench, unit: PromptUnit) -> View:
+def see_unit(bench: Bench, unit: PromptUnit) -> View | StackView:
     """What is seen through the window of a unit of prompts."""
+    if isinstance(bench.plan.prompts, StackPrompts):
+        return _stack_desk(bench).look(unit.window)
     return _desk(bench).look(unit.window, unit.factor)
 
 
-def answer_unit(bench: Bench, unit: PromptUnit, view: View) -> Answers:
+def answer_unit(bench: Bench, unit: PromptUnit, view: View | StackView) -> Answers:
     """The masks of a unit's prompts, its window as it was seen."""
-    assert bench.plan.prompts is not None  # noqa: S101 there are units
-    return _desk(bench).answer(unit, bench.plan.prompts, view)
+    prompts = bench.plan.prompts
+    if isinstance(view, StackView):
+        return _stack_desk(bench).answer(unit, cast("StackPrompts", prompts), view)
+    return _desk(bench).answer(unit, cast("ScenePrompts", prompts), view)
 
 
 def _desk(bench: Bench) -> Desk:
@@ -100,6 +108,19 @@ def _desk(bench: Bench) -> Desk:
         segmenter=cast("PromptedSegmenter", bench.segmenter),
         sight=planned.sight,
         scale=planned.job.scales[0],
+    )
+
+
+def _stack_desk(bench: Bench) -> StackDesk:
+    planned, stacking = bench.plan, bench.plan.job.stacking
+    assert planned.sight is not None and stacking is not None  # noqa: S101,PT018 `plan` sees to it
+    return StackDesk(
+        source=bench.source,
+        stretch=planned.stretch,
+        segmenter=cast("StackSegmenter", bench.segmenter),
+        sight=planned.sight,
+        axes=stacking.axes,
+        spacing=planned.info.spacing,
     )
 
 

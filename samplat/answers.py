@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from samplat.errors import InputError
 from samplat.masks import MaskSet, decode_rle, encode_rle, mask_box
+from samplat.merging import BOX_COLUMNS
 from samplat.object_prompts import ObjectPrompt, ScenePrompts
-from samplat.objects import TileObjects, tile_objects
+from samplat.objects import TileObjects, labelled_objects, partition
 from samplat.pixels import ImageSource, Stretch, read_valid, to_rgb
 from samplat.prompt_units import PromptUnit, Sight
 from samplat.prompts import BACKGROUND, FOREGROUND
@@ -137,7 +138,7 @@ class Answers:
     prompts: NDArray[np.int64]
     """(N,) number of the object that each is a part of."""
     boxes: NDArray[np.int64]
-    """(N, 4) tight box x0, y0, x1, y1, half-open, global pixels."""
+    """(N, 6) tight box z0, y0, x0, z1, y1, x1, half-open, global pixels."""
     areas: NDArray[np.int64]
     """(N,) pixels."""
     predicted_iou: NDArray[np.float32]
@@ -150,8 +151,10 @@ class Answers:
     """(N,) 1, or how many times smaller the whole of the object was seen."""
     truncated: NDArray[np.bool_]
     """(N,) True: the object may go on outside of what was seen."""
+    missed: NDArray[np.int32]
+    """(N,) slices on which the object was asked for and nothing found; 0 in images."""
     rles: tuple[bytes, ...]
-    """COCO compressed run-length counts over the box."""
+    """COCO compressed run-length counts over the box, its slices one below the other."""
 
     def __len__(self) -> int:
         return len(self.rles)
@@ -169,27 +172,26 @@ class Answers:
 NUMBERS = tuple(f.name for f in fields(Answers) if f.name != "rles")
 """The attributes of `Answers` that are arrays."""
 
-BOX_COLUMNS, POINT_COLUMNS = ("x0", "y0", "x1", "y1"), ("point_x", "point_y")
+POINT_COLUMNS = ("point_x", "point_y")
 
 EMPTY = Answers(
     prompts=np.zeros(0, np.int64),
-    boxes=np.zeros((0, 4), np.int64),
+    boxes=np.zeros((0, 6), np.int64),
     areas=np.zeros(0, np.int64),
     predicted_iou=np.zeros(0, np.float32),
     stability=np.zeros(0, np.float32),
     points=np.zeros((0, 2), np.float32),
     factors=np.zeros(0, np.int32),
     truncated=np.zeros(0, bool),
+    missed=np.zeros(0, np.int32),
     rles=(),
 )
 
 
 def boxes_meeting(boxes: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
-    """(N,) True: a box x0, y0, x1, y1 shares a pixel with a window (z, y, x)."""
-    (_, y0, x0), (_, y1, x1) = window.start, window.stop
-    meets: NDArray[np.bool_] = (
-        (boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)
-    )
+    """(N,) True: a box z0, y0, x0, z1, y1, x1 shares a pixel with a window (z, y, x)."""
+    inside = (boxes[:, :3] < np.array(window.stop)) & (boxes[:, 3:] > np.array(window.start))
+    meets: NDArray[np.bool_] = np.all(inside, axis=1)
     return meets
 
 
@@ -375,13 +377,14 @@ def _piece(
     _, top, left = window.start
     return Answers(
         prompts=np.array([number]),
-        boxes=np.array([[x0 + left, y0 + top, x1 + left, y1 + top]]),
+        boxes=np.array([[0, y0 + top, x0 + left, 1, y1 + top, x1 + left]]),
         areas=np.array([mask.sum()], np.int64),
         predicted_iou=np.array([seen.scores[0]], np.float32),
         stability=np.array([seen.scores[1]], np.float32),
         points=prompt.first_point.astype(np.float32)[None],
         factors=np.array([seen.view.factor], np.int32),
         truncated=np.array([cut]),
+        missed=np.zeros(1, np.int32),
         rles=(encode_rle(mask[y0:y1, x0:x1]),),
     )
 
@@ -438,8 +441,11 @@ def tile_of_answers(
     tile: Tile,
     bounds: Window,
     overlaps: Any,
+    axis: int = 0,
 ) -> TileObjects:
     """The parts of masks that lie in a tile, as disjoint objects.
+
+    Overlaps are settled slice by slice: an object may be sure of one and less so of another.
 
     Args:
         answers: all pieces that meet the tile.
@@ -448,41 +454,89 @@ def tile_of_answers(
         tile: the tile.
         bounds: all that could be read, (z, y, x).
         overlaps: which mask gets a pixel that several claim.
+        axis: of (z, y, x) that the slices are across.
     """
+    numbers = np.unique(answers.prompts)
+    labels = np.zeros(tile.read.shape, np.uint32)
+    scores = np.zeros((2, len(numbers) + 1))
+    for k, plane in enumerate(np.moveaxis(labels, axis, 0), start=tile.read.start[axis]):
+        within = (answers.boxes[:, axis] <= k) & (answers.boxes[:, axis + 3] > k)
+        if within.any():
+            chosen = np.flatnonzero(within)
+            masks, of = _on_slice(answers.select(chosen), whole_areas[chosen], tile, axis, k)
+            claimed, kept, pixels = partition(masks, np.ones(plane.shape, bool), overlaps)
+            ranks = np.searchsorted(numbers, of[kept]) + 1
+            plane[...] = np.concatenate([[0], ranks]).astype(np.uint32)[claimed]
+            each = np.stack([masks.predicted_iou, masks.stability])[:, kept]
+            np.add.at(scores.T, ranks, (each * pixels).T)
+    return _with_scores(labels, numbers, scores, answers, tile, bounds)
+
+
+def _on_slice(
+    answers: Answers, areas: NDArray[np.int64], tile: Tile, axis: int, k: int
+) -> tuple[MaskSet, NDArray[np.int64]]:
+    """The masks of a slice of a tile, and the numbers of what asked for them."""
+    start, stop = list(tile.read.start), list(tile.read.stop)
+    start[axis], stop[axis] = k, k + 1
+    window = Window(start=tuple(start), stop=tuple(stop))
     numbers, first, owner = np.unique(answers.prompts, return_index=True, return_inverse=True)
     order = np.argsort(owner, kind="stable")
     pieces = np.split(order, np.cumsum(np.bincount(owner, minlength=len(numbers)))[:-1])
-    rles = tuple(_in_tile(answers, of, tile) for of in pieces) if len(numbers) else ()
-    size = tile.read.shape[1], tile.read.shape[2]
-    origin = np.array([tile.read.start[2], tile.read.start[1]], np.float32)
-    masks = MaskSet(
+    masks = [_in_window(answers, of, window).squeeze(axis) for of in pieces]
+    size = masks[0].shape[0], masks[0].shape[1]
+    found = MaskSet(
         size=size,
-        rles=rles,
-        boxes=np.zeros((len(rles), 4), np.float32),
-        areas=whole_areas[first],
+        rles=tuple(map(encode_rle, masks)),
+        boxes=np.zeros((len(masks), 4), np.float32),
+        areas=areas[first],
         predicted_iou=answers.predicted_iou[first],
         stability=answers.stability[first],
-        points=answers.points[first] - origin,
-        crop_boxes=np.tile(np.array([0, 0, size[1], size[0]], np.int32), (len(rles), 1)),
+        points=answers.points[first],
+        crop_boxes=np.tile(np.array([0, 0, size[1], size[0]], np.int32), (len(masks), 1)),
     )
-    objects = tile_objects(
-        masks,
+    return found, numbers
+
+
+def _with_scores(
+    labels: NDArray[np.uint32],
+    numbers: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    answers: Answers,
+    tile: Tile,
+    bounds: Window,
+) -> TileObjects:
+    """The objects of labels 1.. of a tile: those of which anything is left.
+
+    Scores are sums over their pixels. It was not the tile that found them: its sides cut nothing.
+    """
+    areas = np.bincount(labels.ravel(), minlength=len(numbers) + 1)
+    kept = np.flatnonzero(areas[1:] > 0)
+    names = np.zeros(len(numbers) + 1, np.uint32)
+    names[kept + 1] = np.arange(1, len(kept) + 1)
+    means = (scores[:, kept + 1] / areas[kept + 1]).astype(np.float32)
+    _, first = np.unique(answers.prompts, return_index=True)
+    return labelled_objects(
+        names[labels],
+        len(kept),
         tile=tile,
-        valid=np.ones(tile.read.shape, bool),
         bounds=bounds,
-        overlaps=overlaps,
-        prompts=numbers,
+        reach=(0, 0, 0),
+        predicted_iou=means[0],
+        stability=means[1],
+        points=answers.points[first][kept],
+        prompts=numbers[kept],
     )
-    # it was not the tile that found them, so that its sides cut nothing
-    return replace(objects, cut=np.zeros(len(objects), np.uint8))
 
 
-def _in_tile(answers: Answers, pieces: NDArray[np.int64], tile: Tile) -> bytes:
-    mask = np.zeros(tile.read.shape[1:], bool)
+def _in_window(answers: Answers, pieces: NDArray[np.int64], window: Window) -> NDArray[np.bool_]:
+    """(z, y, x) of a window. True: one of some pieces lies there."""
+    mask = np.zeros(window.shape, bool)
     for i in pieces.tolist():
-        x0, y0, x1, y1 = answers.boxes[i].tolist()
-        box = Window(start=(0, y0, x0), stop=(1, y1, x1))
-        inner = box.intersection(tile.read)
-        part = decode_rle(answers.rles[i], (y1 - y0, x1 - x0))
-        mask[inner.relative_to(tile.read).slices[1:]] |= part[inner.relative_to(box).slices[1:]]
-    return encode_rle(mask)
+        z0, y0, x0, z1, y1, x1 = answers.boxes[i].tolist()
+        box = Window(start=(z0, y0, x0), stop=(z1, y1, x1))
+        inner = box.intersection(window)
+        depth, height, width = box.shape
+        part = decode_rle(answers.rles[i], (depth * height, width)).reshape(box.shape)
+        if inner.size:
+            mask[inner.relative_to(window).slices] |= part[inner.relative_to(box).slices]
+    return mask

@@ -116,6 +116,8 @@ class EmbeddingCache:
         """The embedding of a key, from memory or disk; None where there is none to be had."""
         if (recent := self._recent.get(key)) is not None:
             return recent
+        if not self.quota:
+            return None  # and nothing that others left there counts
         path = self.file_of(key)
         try:
             found, storage = decode_embedding(path.read_bytes())

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from samplat.checkpoints import ModelSpec
     from samplat.executors import ExecutorFactory
     from samplat.job import JobResult, SegmenterFactory
-    from samplat.object_prompts import Prompter
     from samplat.pixels import Rescaler, SourceFactory
+    from samplat.prompters import Prompter
 
 hookspec = pluggy.HookspecMarker("samplat")
 hookimpl = pluggy.HookimplMarker("samplat")

@@ -20,11 +20,14 @@ from samplat.job_directory import RunRecord
 from samplat.ledger import TileRecord
 from samplat.masks import MaskSet, Overlaps
 from samplat.nested_store import NestedStore
-from samplat.object_prompts import Prompter, PromptSpec, ScenePrompts
+from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
-from samplat.prompt_units import PromptUnit, Sight, plan_units
+from samplat.prompt_units import PromptUnit, Sight, plan_units, stack_units
+from samplat.prompters import AnyPrompts, Prompter
 from samplat.seams import SeamRules
 from samplat.shards import HOLE, Labels
+from samplat.stack_answers import StackSegmenter
+from samplat.stack_prompts import StackPrompts
 from samplat.stacking import StackRules
 from samplat.store import JobStore
 from samplat.tiles import TileGrid, Window
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+ANSWERS = 2
+"""Version of how answers to prompts are kept."""
 UNKNOWN_SIGHT = 1024
 """Side of what is seen around a prompt if the segmenter does not say: the paper's models'."""
 
@@ -60,7 +65,7 @@ class SegmenterFactory(Protocol):
 
     def create(
         self, model: str | None, *args: Any, **options: Any
-    ) -> Segmenter | PromptedSegmenter:
+    ) -> Segmenter | PromptedSegmenter | StackSegmenter:
         """Load what is needed, once per process.
 
         Raises:
@@ -72,7 +77,8 @@ class SegmenterFactory(Protocol):
     # called once with all registered models by name. One that encodes tiles may have
     # `with_embeddings(folder) -> SegmenterFactory`, called before `create` if a job names one.
     # One that `takes_prompts` makes a `PromptedSegmenter` instead, and may say with
-    # `sight(model) -> int` how many pixels a side its model sees at their own size.
+    # `sight(model) -> int` how many pixels a side its model sees at their own size. One that
+    # `takes_stacks` besides makes a `StackSegmenter`, for prompts of jobs that stack slices.
 
     def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""
@@ -155,7 +161,8 @@ class SegmentJob:
     and its objects are flat."""
     prompts: PromptSpec | None = None
     """What is asked for; None: everything. With prompts there is one object for each, from windows
-    of their own; the halo is not used then, and labels depend on the tiles in no pixel."""
+    of their own; the halo is not used then, and labels depend on the tiles in no pixel. With
+    `stacking` an object is followed from slice to slice, and its id is that of its prompts."""
     embeddings: str | None = None
     """Folder of an `EmbeddingCache` for segmenters that encode tiles. No label depends on it: a run
     with other thresholds finds its tiles encoded."""
@@ -177,7 +184,7 @@ class Plan:
     """The fixed map of the image's values to uint8."""
     identity: Mapping[str, Any]
     """JSON values; equal identities mean equal labels. Recorded in `run.json`."""
-    prompts: ScenePrompts | None = None
+    prompts: AnyPrompts | None = None
     """What is asked for; None: everything."""
     sight: Sight | None = None
     """Whence prompts are looked at."""
@@ -384,36 +391,54 @@ def _check_prompted(job: SegmentJob, factory: SegmenterFactory) -> None:
         raise InputError(
             "prompts say themselves where to look: leave out the window, or the prompts beyond it"
         )
-    if job.stacking is not None:
-        raise InputError("prompts are answered on one slice: leave out stacking, or the prompts")
+    follows = getattr(factory, "takes_stacks", False)
+    if job.stacking is not None and not follows:
+        raise InputError(
+            f"segmenter {job.segmenter} answers prompts on one slice: leave out stacking, or "
+            "choose one that follows objects"
+        )
+    if job.stacking is None and follows:
+        raise InputError(f"segmenter {job.segmenter} follows objects: say how slices are stacked")
     if job.nested:
         raise InputError("answers to prompts are not nested: leave out `nested`, or the prompts")
     if len(job.scales) > 1:
         raise InputError(f"prompts are answered at one scale, got {job.scales}")
 
 
-def _prompts(job: SegmentJob, tools: Tools, source: ImageSource) -> ScenePrompts | None:
+def _prompts(job: SegmentJob, tools: Tools, source: ImageSource) -> AnyPrompts | None:
     if job.prompts is None:
         return None
     prompter = tools.prompter(job.prompts.prompter)
     found = prompter.prompts(source, job.prompts.path, **job.prompts.options)
     if not len(found):
         raise InputError(f"no prompt of {job.prompts.path} points into {job.source.path}")
+    axis = found.axis if isinstance(found, StackPrompts) else None
+    if axis != (job.stacking.axis if job.stacking else None):
+        raise InputError(
+            f"the prompts of {job.prompts.path} are on slices across axis {axis} of (z, y, x), "
+            "those of the job are across another one; give both the same"
+        )
     return found
 
 
-def _with_prompts(planned: Plan, prompts: ScenePrompts, factory: SegmenterFactory) -> Plan:
-    job = planned.job
+def _with_prompts(planned: Plan, prompts: AnyPrompts, factory: SegmenterFactory) -> Plan:
+    job, shape = planned.job, planned.info.shape
+    axes = job.stacking.axes if job.stacking else (0, 1, 2)
     seen = getattr(factory, "sight", lambda model: UNKNOWN_SIGHT)(job.model) // job.scales[0]
     window = job.prompts.window if job.prompts else None
-    sight = Sight(shape=planned.info.shape, side=window or max(1, seen))
-    asked = {"sha256": prompts.digest(), "window": sight.side}
+    sight = Sight(shape=tuple(shape[axis] for axis in axes), side=window or max(1, seen))
+    asked = {"sha256": prompts.digest(), "window": sight.side, "answers": ANSWERS}
+    units = (
+        stack_units(prompts, sight, axes)
+        if isinstance(prompts, StackPrompts)
+        else plan_units(prompts, sight)
+    )
     return replace(
         planned,
         identity={**planned.identity, "prompts": asked},
         prompts=prompts,
         sight=sight,
-        units=plan_units(prompts, sight),
+        units=units,
     )
 
 

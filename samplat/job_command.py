@@ -192,11 +192,12 @@ def _asked(planned: Plan) -> list[str]:
     if planned.prompts is None or planned.sight is None:
         return []
     wide = sum(unit.factor > 1 for unit in planned.units)
+    seen = "seen smaller" if planned.job.stacking is None else "wider"
     told = Counter(planned.prompts.features["fate"].to_pylist())
     fates = ", ".join(f"{count} {fate}" for fate, count in sorted(told.items()))
     return [
         f"prompts: {planned.prompts.features.num_rows} ({fates}) of {len(planned.prompts)} objects",
-        f"windows: {len(planned.units)} of {planned.sight.side} pixels, {wide} seen smaller",
+        f"windows: {len(planned.units)} of {planned.sight.side} pixels, {wide} {seen}",
     ]
 
 

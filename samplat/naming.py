@@ -34,6 +34,7 @@ from samplat.painting import is_mended
 from samplat.prompt_report import with_prompts
 from samplat.regions import Regions
 from samplat.shards import Labels
+from samplat.stack_prompts import StackPrompts
 from samplat.store import JobStore
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def _decide(naming: Naming, inputs: str) -> str:
         found, patches = _mend(naming, groups, found)
     slivers = slivers_of(found, naming.plan.info.spacing, job.min_extent)
     final = final_ids(found.areas, found.sizes, job.min_area, job.max_area, slivers=slivers)
+    if isinstance(naming.plan.prompts, StackPrompts):
+        final = naming.plan.prompts.called(final, found.prompts)
     names = (final[groups.of_tile(index)] for index in range(count))
     rows = object_batches(found, final)
     if naming.answers is not None:

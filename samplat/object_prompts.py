@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ from samplat.prompts import BACKGROUND, FOREGROUND, Prompts
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from samplat.pixels import ImageSource
 
 GRAIN = 256
 """Coordinates are rounded to this part of a pixel, so that a point that came through another CRS
@@ -150,19 +148,25 @@ class ScenePrompts:
 
     def names(self, objects: Sequence[int] | NDArray[np.int64]) -> str:
         """The first of some objects by their `prompt_id`, for messages."""
-        known = self.attributes["prompt_id"]
-        ids = [str(known[int(number)].as_py()) for number in objects[:NAMED]]
-        return ", ".join(ids) + (" ..." if len(objects) > NAMED else "")
+        return names_of(self.attributes, objects)
 
     def digest(self) -> str:
         """SHA-256 of all of it."""
         arrays = (self.boxes, self.points, self.labels, self.owners)
         content = [a.tobytes() for a in arrays]
-        content += [_bytes(self.attributes), _bytes(self.features)]
+        content += [table_bytes(self.attributes), table_bytes(self.features)]
         return hashlib.sha256(b"".join(content)).hexdigest()
 
 
-def _bytes(table: pa.Table) -> bytes:
+def names_of(attributes: pa.Table, objects: Sequence[int] | NDArray[np.int64]) -> str:
+    """The first of some objects by their `prompt_id`, for messages."""
+    known = attributes["prompt_id"]
+    ids = [str(known[int(number)].as_py()) for number in objects[:NAMED]]
+    return ", ".join(ids) + (" ..." if len(objects) > NAMED else "")
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """The content of a table, whatever its chunks, for digests."""
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -171,31 +175,6 @@ def _bytes(table: pa.Table) -> bytes:
         writer.write_table(plain)
     found: bytes = sink.getvalue().to_pybytes()
     return found
-
-
-class Prompter(Protocol):
-    """Finds what points at the objects of an image: a vector file, a detector, words."""
-
-    @property
-    def name(self) -> str:
-        """Unique name."""
-        ...
-
-    def prompts(self, source: ImageSource, path: str, *args: Any, **options: Any) -> ScenePrompts:
-        """The objects that are pointed at, best made with `gather_prompts`.
-
-        It is called once, before anything is computed, and its answer is a part of what the job is.
-
-        Args:
-            source: the image, open.
-            path: the file of prompts, as the user gave it.
-            args: none.
-            options: those of the job's `PromptSpec`.
-
-        Raises:
-            InputError: the file or an option is unusable.
-        """
-        ...
 
 
 def gather_prompts(

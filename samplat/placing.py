@@ -47,8 +47,9 @@ class PlaceWork:
     def find(self, bench: JobStore, index: int, seen: Answers) -> TileObjects | None:
         """The parts of them that lie in it."""
         areas = answer_index(bench, self.answers).areas[seen.prompts]
-        grid, overlaps = self.plan.grid, self.plan.job.overlaps
-        return tile_of_answers(seen, areas, grid[index], grid.bounds, overlaps)
+        grid, job = self.plan.grid, self.plan.job
+        axis = 0 if job.stacking is None else job.stacking.axis
+        return tile_of_answers(seen, areas, grid[index], grid.bounds, job.overlaps, axis)
 
     def write(self, index: int, found: Attempt[TileObjects | None]) -> TileRecord:
         """The tile's record, after its objects."""

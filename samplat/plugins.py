@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from samplat.executors import Executor, ExecutorFactory
     from samplat.hookspecs import Exporter
     from samplat.job import JobResult, SegmenterFactory, SegmentJob
-    from samplat.object_prompts import Prompter
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
     from samplat.progress import Progress
+    from samplat.prompters import Prompter
 
 GROUP = "samplat.plugins"
 """Entry-point group of plugins, our own and others'."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ SINGLE, MULTIMASK = slice(0, 1), slice(1, None)
 DRAFT_MARGIN = 0.25
 """How much a second look is taken to add to a draft's predicted IoU at most, in `draft_confident`.
 Of `samplat-tiny`'s good masks one or two in a hundred gain more, and are missed."""
+CERTAIN = 10.0
+"""Logit of a pixel that a draft says is, or is not, the object."""
 CPU_CHUNK, SHARED_CHUNK, GPU_CHUNK = 4, 8, 64
 """Prompts decoded at once: on a CPU, few enough for their image tokens to stay near the cache, of
 which there are fewer where prompts share most of the work."""
@@ -301,6 +304,30 @@ def upscale_logits(model: Model, embedding: Embedding, logits: Tensor) -> Tensor
         return F.interpolate(
             enlarged, embedding.original_size, mode="bilinear", align_corners=False
         )
+
+
+def mask_prompts(
+    model: Model, embedding: Embedding, drafts: Sequence[NDArray[np.bool_]]
+) -> NDArray[np.float32]:
+    """Drafts as mask prompts: logits (P, h, w) at the model's low resolution, in its square frame.
+
+    Args:
+        model: that is asked.
+        embedding: of the image.
+        drafts: (H, W) of the image each. True: about where the object is.
+    """
+    from PIL import Image
+
+    (rows, columns), stride = embedding.input_size, model.sam.mask_stride
+    frame = model.sam.mask_input_size
+    height, width = max(1, -(-rows // stride)), max(1, -(-columns // stride))
+    logits = np.full((len(drafts), *frame), -CERTAIN, np.float32)
+    for place, draft in zip(logits, drafts, strict=True):
+        soft = Image.fromarray(draft.astype(np.float32)).resize(
+            (min(width, frame[1]), min(height, frame[0])), Image.Resampling.BILINEAR
+        )
+        place[:height, :width] = CERTAIN * (2 * np.asarray(soft) - 1)
+    return logits
 
 
 def check_prompts(model: Model, embedding: Embedding, prompts: Prompts) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from samplat.answers import Answers, boxes_meeting
-from samplat.object_prompts import NAMED, ScenePrompts
+from samplat.object_prompts import NAMED
+from samplat.prompters import AnyPrompts
 from samplat.tiles import Window
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ NOTES = {
     "empty": "nothing was found there",
     "hidden": "all pixels went to other objects, or it is too small",
     "cut": "may go on outside of what was seen",
+    "missed": "nothing was found on some of its slices",
 }
-"""What a person should know of a fate; `cut` is no fate but may befall any answer."""
+"""What a person should know of a fate; `cut` and `missed` may befall any answer."""
 
 PREFIX = "prompt."
 """Of the columns of a job's table of objects that come from the prompts."""
@@ -36,7 +38,7 @@ class AnswerIndex:
     """All N pieces of all answers, without their masks."""
 
     boxes: NDArray[np.int64]
-    """(N, 4) x0, y0, x1, y1, global pixels."""
+    """(N, 6) z0, y0, x0, z1, y1, x1, global pixels."""
     units: NDArray[np.int64]
     """(N,) unit that each is in."""
     prompts: NDArray[np.int64]
@@ -44,6 +46,8 @@ class AnswerIndex:
     factors: NDArray[np.int32]
     """(N,) as in `Answers`."""
     truncated: NDArray[np.bool_]
+    """(N,) as in `Answers`."""
+    missed: NDArray[np.int32]
     """(N,) as in `Answers`."""
     areas: NDArray[np.int64]
     """Pixels of each object, by number."""
@@ -59,6 +63,7 @@ class AnswerIndex:
             prompts=answers.prompts,
             factors=answers.factors,
             truncated=answers.truncated,
+            missed=answers.missed,
             areas=areas,
         )
 
@@ -68,7 +73,7 @@ class AnswerIndex:
 
 
 def with_prompts(
-    table: pa.Table, prompts: ScenePrompts, index: AnswerIndex, lost: Sequence[Window]
+    table: pa.Table, prompts: AnyPrompts, index: AnswerIndex, lost: Sequence[Window]
 ) -> pa.Table:
     """The table of objects with the attributes of what asked for each, under `PREFIX`.
 
@@ -91,7 +96,7 @@ def with_prompts(
 
 
 def prompt_report(
-    prompts: ScenePrompts, index: AnswerIndex, failed: NDArray[np.int64], objects: pa.Table
+    prompts: AnyPrompts, index: AnswerIndex, failed: NDArray[np.int64], objects: pa.Table
 ) -> pa.Table:
     """One row per feature: `feature`, `prompt_id`, `fate`, `id`, `factor`, `note`.
 
@@ -102,13 +107,17 @@ def prompt_report(
 
     ids = dict(zip(objects["prompt"].to_pylist(), objects["id"].to_pylist(), strict=True))
     factors = dict(zip(index.prompts.tolist(), index.factors.tolist(), strict=True))
-    cut, lost = set(index.prompts[index.truncated].tolist()), set(failed.tolist())
+    cut, missed = (
+        set(index.prompts[told].tolist()) for told in (index.truncated, index.missed > 0)
+    )
+    lost = set(failed.tolist())
     rows = []
     for row in prompts.features.to_pylist():
         number = row.pop("object")
         fate = _fate(row["fate"], number, ids, factors, lost)
         notes = [NOTES[fate]] if fate in NOTES else []
-        notes += [NOTES["cut"]] if number in cut and number in ids else []
+        befell = {"cut": number in cut, "missed": number in missed}
+        notes += [NOTES[name] for name, told in befell.items() if told and number in ids]
         row |= {"fate": fate, "id": ids.get(number), "factor": factors.get(number)}
         rows.append({**row, "note": "; ".join(notes)})
     schema = pa.schema(
@@ -146,11 +155,16 @@ def prompt_warnings(report: pa.Table | None) -> tuple[str, ...]:
     """One line per fate that a person should know of, with its count and the first names."""
     if report is None:
         return ()
-    fates, names = report["fate"].to_pylist(), report["prompt_id"].to_pylist()
-    told = []
-    for fate, count in Counter(fates).items():
+    names, told = report["prompt_id"].to_pylist(), []
+    fates, notes = report["fate"].to_pylist(), report["note"].to_pylist()
+    for fate in Counter(fates):
         if fate in NOTES:
-            own = [str(n) for n, f in zip(names, fates, strict=True) if f == fate]
-            first = ", ".join(own[:NAMED]) + (" ..." if count > NAMED else "")
-            told.append(f"{count} of {len(fates)} prompts: {NOTES[fate]}: {first}")
-    return tuple(told)
+            told.append(_warning(NOTES[fate], names, [f == fate for f in fates]))
+    missed = [NOTES["missed"] in note for note in notes]
+    return (*told, *([_warning(NOTES["missed"], names, missed)] if any(missed) else []))
+
+
+def _warning(note: str, names: Sequence[Any], befell: Sequence[bool]) -> str:
+    own = [str(n) for n, is_so in zip(names, befell, strict=True) if is_so]
+    first = ", ".join(own[:NAMED]) + (" ..." if len(own) > NAMED else "")
+    return f"{len(own)} of {len(names)} prompts: {note}: {first}"

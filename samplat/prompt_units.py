@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat.object_prompts import ScenePrompts
+from samplat.stack_prompts import StackPrompts
 from samplat.tiles import Window
 
 MARGIN = 8
@@ -40,7 +41,7 @@ class Sight:
     """Windows of one side over an image."""
 
     shape: tuple[int, ...]
-    """(z, y, x) of the image."""
+    """(z, y, x) of the image; of stacked slices their number, rows and columns."""
     side: int
     """Side of a window, in pixels that are seen."""
 
@@ -72,12 +73,47 @@ class Sight:
         (_, top, left), (_, bottom, right) = window.start, window.stop
         return bool(left <= x0 and top <= y0 and right >= x1 and bottom >= y1)
 
+    def through(self, window: Window, axes: tuple[int, int, int]) -> Window:
+        """What a window (slice, row, column) shows of all slices, as (z, y, x)."""
+        (_, top, left), (_, bottom, right) = window.start, window.stop
+        across = Window(start=(0, top, left), stop=(self.shape[0], bottom, right))
+        z, y, x = np.argsort(axes).tolist()
+        return across.transposed((z, y, x))
+
     def first_fitting(self, extent: NDArray[np.float64]) -> tuple[Window, int]:
         """The smallest window around a box that shows it, and its factor."""
         factor = 1
         while not self.shows(window := self.around(extent, factor), extent, factor):
             factor *= 2
         return window, factor
+
+
+def stack_units(
+    prompts: StackPrompts, sight: Sight, axes: tuple[int, int, int]
+) -> tuple[PromptUnit, ...]:
+    """A window for each object, through all slices; those in one window follow each other.
+
+    Args:
+        prompts: the objects.
+        sight: windows over a slice, of which there is one in its frame.
+        axes: of (z, y, x) in the order slice, row, column.
+    """
+    extents = prompts.extents()
+    centres = (extents[:, :2] + extents[:, 2:]) / 2
+    cells = np.floor(centres / sight.cell).astype(np.int64)
+    looks = []
+    for number, (extent, (column, row)) in enumerate(zip(extents, cells.tolist(), strict=True)):
+        window, factor = sight.around_cell(row, column), 1
+        if not sight.shows(window, extent, 1):
+            window, factor = sight.first_fitting(extent)
+        looks.append((window, factor, min(prompts.marks[number]), number))
+    looks.sort(key=lambda look: (look[0].start, *look[1:]))
+    return tuple(
+        PromptUnit(
+            index=index, window=sight.through(window, axes), factor=factor, prompts=(number,)
+        )
+        for index, (window, factor, _, number) in enumerate(looks)
+    )
 
 
 def plan_units(prompts: ScenePrompts, sight: Sight) -> tuple[PromptUnit, ...]:

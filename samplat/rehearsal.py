@@ -12,6 +12,7 @@ from samplat.answers import View
 from samplat.attempts import peak_mb
 from samplat.job import Plan, Tools
 from samplat.segmenting import TilePixels, find_objects, read_tile
+from samplat.stack_answers import StackView
 from samplat.workbench import Bench, load_segmenter, open_bench
 
 
@@ -65,8 +66,12 @@ def _rehearse_unit(bench: Bench, ahead: int) -> Rehearsal:
     return _rehearsal(began, view, len(np.unique(found.prompts)), ahead)
 
 
-def _rehearsal(began: float, seen: TilePixels | View, objects: int, ahead: int) -> Rehearsal:
-    waiting = 2 * ahead * (seen.pixels.nbytes + seen.valid.nbytes)
+def _rehearsal(
+    began: float, seen: TilePixels | View | StackView, objects: int, ahead: int
+) -> Rehearsal:
+    # a view of a stack reads when it is asked
+    held = 0 if isinstance(seen, StackView) else seen.pixels.nbytes + seen.valid.nbytes
+    waiting = 2 * ahead * held
     return Rehearsal(
         seconds=time.monotonic() - began,
         peak_bytes=int(peak_mb() * 2**20) + waiting,

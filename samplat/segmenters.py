@@ -24,8 +24,6 @@ AT_ONCE = 16
 """Prompts whose masks are held at the image's resolution at a time."""
 STABILITY_OFFSET = 1.0
 """Shift of the logits' threshold for the stability score."""
-CERTAIN = 10.0
-"""Logit of a pixel that a draft says is, or is not, the object."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +75,19 @@ class ModelSegmenter:
         return concatenate(parts).select(np.argsort(order))
 
     def _answer(self, embedding: Embedding, asked: Sequence[ObjectPrompt]) -> MaskSet:
-        from samplat.prediction import MULTIMASK, SINGLE, check_prompts, decode, upscale_logits
+        from samplat.prediction import (
+            MULTIMASK,
+            SINGLE,
+            check_prompts,
+            decode,
+            mask_prompts,
+            upscale_logits,
+        )
 
         alone = len(asked[0].points) == 1 and asked[0].box is None and asked[0].draft is None
-        prompts = ObjectPrompt.as_prompts(asked, self._logits(embedding, asked))
+        drafts = [each.draft for each in asked if each.draft is not None]
+        told = mask_prompts(self.model, embedding, drafts) if drafts else None
+        prompts = ObjectPrompt.as_prompts(asked, told)
         check_prompts(self.model, embedding, prompts)
         small, iou = decode(self.model, embedding, prompts, MULTIMASK if alone else SINGLE)
         best = iou.argmax(dim=1, keepdim=True)
@@ -95,26 +102,6 @@ class ModelSegmenter:
             stability=inner / np.maximum(outer, 1),
             points=np.stack([each.first_point for each in asked]),
         )
-
-    def _logits(
-        self, embedding: Embedding, asked: Sequence[ObjectPrompt]
-    ) -> NDArray[np.float32] | None:
-        """Drafts as mask prompts: at the model's low resolution, in its square frame."""
-        from PIL import Image
-
-        drafts = [each.draft for each in asked if each.draft is not None]
-        if not drafts:
-            return None
-        rows, columns = embedding.input_size
-        stride, frame = self.model.sam.mask_stride, self.model.sam.mask_input_size
-        height, width = max(1, -(-rows // stride)), max(1, -(-columns // stride))
-        logits = np.full((len(drafts), *frame), -CERTAIN, np.float32)
-        for place, draft in zip(logits, drafts, strict=True):
-            soft = Image.fromarray(draft.astype(np.float32)).resize(
-                (min(width, frame[1]), min(height, frame[0])), Image.Resampling.BILINEAR
-            )
-            place[:height, :width] = CERTAIN * (2 * np.asarray(soft) - 1)
-        return logits
 
 
 def _embedded(

@@ -16,8 +16,9 @@ from samplat.answers import PromptedSegmenter
 from samplat.files import canonical, sha256
 from samplat.job import Plan, Segmenter, SegmentJob, Tools
 from samplat.pixels import ImageSource
+from samplat.stack_answers import StackSegmenter
 
-AnySegmenter = Segmenter | PromptedSegmenter
+AnySegmenter = Segmenter | PromptedSegmenter | StackSegmenter
 
 
 class Closable(Protocol):

@@ -13,7 +13,7 @@ from samplat import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from samplat import Exporter, Rescaler, SourceFactory
+    from samplat import Exporter, Prompter, Rescaler, SegmenterFactory, SourceFactory
 
 REQUIRES = ("highdicom", "ome_zarr", "ome_zarr_models", "pydicom", "SimpleITK", "tifffile")
 """Libraries of the extra `samplat[volume]`."""
@@ -33,6 +33,22 @@ def register_rescalers(register: Callable[[Rescaler], None]) -> None:
     from samplat_volume.intensity import WindowRescaler
 
     register(WindowRescaler())
+
+
+@hookimpl
+def register_prompters(register: Callable[[Prompter], None]) -> None:
+    """Points and boxes of a list, and label images to refine."""
+    from samplat_volume.stack_prompter import VolumePrompter
+
+    register(VolumePrompter())
+
+
+@hookimpl
+def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
+    """What follows an object from slice to slice."""
+    from samplat_volume.propagated import PropagatedFactory
+
+    register(PropagatedFactory())
 
 
 @hookimpl

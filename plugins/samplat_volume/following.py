@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ from samplat_volume.source import VolumeSource
 from samplat_volume.space import Frame
 from samplat_volume.triplanar import Planes, triplanar
 from samplat_volume.views import SourceArray, SourcePlanes
+from samplat_volume.walks import SliceResult
 from samplat_volume.writing import Writer, writer_for
 
 if TYPE_CHECKING:
@@ -229,6 +230,26 @@ def model_planes(scene: Scene, model: Model) -> Planes:
     return SourcePlanes(scene.source, scene.source.geometry, scene.stretch, model)
 
 
+@dataclass(kw_only=True)
+class _Steps:
+    """How many slices of an object are done; nobody knows beforehand where it ends."""
+
+    progress: Progress
+    most: int
+    """Slices that there are."""
+    seen: set[int] = field(default_factory=set)
+
+    def told(self, index: int, result: SliceResult) -> None:
+        """Another slice."""
+        if index not in self.seen:
+            self.seen.add(index)
+            self.progress.advance("slices")
+
+    def finish(self) -> None:
+        """The object has ended: the others are none of its."""
+        self.progress.advance("slices", self.most - len(self.seen))
+
+
 class _Run:
     """Objects one after the other; what is finished belongs to nobody else."""
 
@@ -259,30 +280,37 @@ class _Run:
 
     def follow_all(self, progress: Progress) -> None:
         """Every object, by number; one of which nothing is found does not stop the others."""
-        progress.start("objects", len(self._scene.prompts))
+        count = len(self._scene.prompts)
+        progress.start("objects", count)
+        progress.start("slices", count * self._scene.plane.count)
         for number, prompts in self._scene.prompts.items():
+            steps = _Steps(progress=progress, most=self._scene.plane.count)
             try:
-                self._follow(number, prompts)
+                self._follow(number, prompts, steps)
             except InputError as error:
                 self._failed[number] = f"object {number}: {error}"
                 progress.message(self._failed[number])
+            steps.finish()
             progress.advance("objects")
+        progress.finish("slices")
         progress.finish("objects")
 
-    def _follow(self, number: int, prompts: Mapping[int, SlicePrompt]) -> None:
+    def _follow(self, number: int, prompts: Mapping[int, SlicePrompt], steps: _Steps) -> None:
         before = self._memory.get(number, self._settings)
         if before is not None and before.still_holds(prompts, self._taken):
             found = before.followed
             self._reused.add(number)
         else:
             earlier = before.followed if before and before.helps(self._taken) else None
-            found = self._followed(prompts, earlier)
+            found = self._followed(prompts, earlier, steps)
             self._memory.put(number, found, self._taken)
         self._done[number] = found
         for k, mask in found.masks(self._scene.plane.axis):
             self._scene.plane.place(self._labels, k)[mask] = number
 
-    def _followed(self, prompts: Mapping[int, SlicePrompt], earlier: Followed | None) -> Followed:
+    def _followed(
+        self, prompts: Mapping[int, SlicePrompt], earlier: Followed | None, steps: _Steps
+    ) -> Followed:
         axis = self._scene.plane.axis
         if not self._asked.triplanar:
             return Followed(
@@ -293,6 +321,7 @@ class _Run:
                     pixels=self._planes.reader(axis),
                     taken=self._taken,
                     earlier=None if earlier is None else earlier.first,
+                    on_slice=steps.told,
                 )
             )
         seen = triplanar(

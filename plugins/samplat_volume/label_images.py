@@ -26,20 +26,49 @@ def read_labels(path: str, geometry: Geometry | None = None, **options: Any) -> 
     Raises:
         InputError: it has negative or fractional numbers, or lies on another grid.
     """
+    source = open_labels(path, geometry, **options)
+    try:
+        return labels_of(source, path, Window(start=(0, 0, 0), stop=source.info.shape))
+    finally:
+        source.close()
+
+
+def open_labels(path: str, geometry: Geometry | None = None, **options: Any) -> VolumeSource:
+    """A file of labels, to be read in parts by `labels_of`.
+
+    Raises:
+        InputError: as of `read_labels`, but for what the numbers are.
+    """
     source = VolumeSource(path, **options)
     try:
         if geometry is not None:
             check_same_grid(source.geometry, geometry, path)
-        values = source.read(Window(start=(0, 0, 0), stop=source.info.shape))
-    finally:
+        if source.info.bands != 1:
+            raise InputError(f"{path} has {source.info.bands} bands; expected one of labels")
+    except InputError:
         source.close()
-    if values.shape[-1] != 1:
-        raise InputError(f"{path} has {values.shape[-1]} bands; expected one of labels")
-    return as_labels(values[..., 0], path)
+        raise
+    return source
 
 
-def as_labels(values: NDArray[Any], path: str) -> NDArray[np.uint32]:
+def labels_of(source: VolumeSource, path: str, window: Window) -> NDArray[np.uint32]:
+    """The labels (z, y, x) of a window.
+
+    Raises:
+        InputError: it has negative or fractional numbers.
+    """
+    return as_labels(source.read(window)[..., 0], path, window.start)
+
+
+def as_labels(
+    values: NDArray[Any], path: str, start: tuple[int, ...] = (0, 0, 0)
+) -> NDArray[np.uint32]:
     """Numbers as labels; floats are taken where they are whole, as some tools write them.
+
+    Args:
+        values: (z, y, x).
+        path: where they are from, for messages.
+        start: their first voxel in the volume, likewise.
 
     Raises:
         InputError: a number is negative, fractional, not finite, or above 2^32 - 2.
@@ -48,22 +77,22 @@ def as_labels(values: NDArray[Any], path: str) -> NDArray[np.uint32]:
         wrong = ~np.isfinite(values) | (values != np.rint(values))
         if wrong.any():
             raise InputError(
-                f"{path} holds {values[wrong][0]:g}, at voxel {_first(wrong)}; expected labels, "
-                "whole numbers from 0: is it an image or a probability? threshold it first"
+                f"{path} holds {values[wrong][0]:g}, at voxel {_first(wrong, start)}; expected "
+                "labels, whole numbers from 0: is it an image or a probability? threshold it first"
             )
     if (wrong := values < 0).any():
         raise InputError(
-            f"{path} holds {values[wrong][0]:g}, at voxel {_first(wrong)}; expected labels, whole "
-            "numbers from 0: is it an image? shift or drop the negative ones first"
+            f"{path} holds {values[wrong][0]:g}, at voxel {_first(wrong, start)}; expected labels, "
+            "whole numbers from 0: is it an image? shift or drop the negative ones first"
         )
     if values.size and values.max() >= 2**32 - 1:
         raise InputError(f"{path} holds the label {values.max()}; at most {2**32 - 2} are taken")
     return values.astype(np.uint32)
 
 
-def _first(wrong: NDArray[np.bool_]) -> str:
+def _first(wrong: NDArray[np.bool_], start: tuple[int, ...]) -> str:
     """The first voxel, as x,y,z."""
-    return ",".join(str(int(i)) for i in reversed(np.argwhere(wrong)[0]))
+    return ",".join(str(int(i)) for i in reversed(np.argwhere(wrong)[0] + start))
 
 
 def check_same_grid(found: Geometry, expected: Geometry, path: str) -> None:

@@ -71,12 +71,21 @@ def file_marks(
     if is_label_image(path):
         labels = read_labels(str(path), plane.geometry)
         return label_marks(plane, labels, str(path), drawn=drawn, chosen=chosen)
+    return [mark for told, row in listed(path) for mark in row_marks(row, plane, frame, told)]
+
+
+def listed(path: Path) -> list[tuple[str, Row]]:
+    """Where each row of a list of prompts is, and its fields.
+
+    Raises:
+        InputError: missing, unreadable, or empty.
+    """
     if not path.is_file():
         raise InputError(f"there is no file of prompts {path}")
     rows = list(_rows(path))
     if not rows:
         raise InputError(f"{path} holds no prompts; expected a line for each point or box")
-    return [mark for told, row in rows for mark in row_marks(row, plane, frame, told)]
+    return rows
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -129,7 +138,7 @@ def row_marks(row: Row, plane: Plane, frame: Frame | None, told: str) -> list[Ma
     Raises:
         InputError: a number is none, coordinates are missing, or lie outside of the volume.
     """
-    number, positive = _object(row, told), _label(row, told)
+    number, positive = object_number(row, told), _label(row, told)
     k = _number(row["slice"], "slice", told) if "slice" in row else None
     point = _coordinates(row, "point", FLAT_POINT if k is not None else POINT, told)
     box = _coordinates(_thick(row), "box", FLAT_BOX if k is not None else BOX, told)
@@ -192,7 +201,8 @@ def _number(value: Any, column: str, told: str) -> float:
     return number
 
 
-def _object(row: Row, told: str) -> int:
+def object_number(row: Row, told: str) -> int:
+    """The object that a row is about."""
     number = _number(row.get("object", 1), "object", told)
     if number != int(number) or not 1 <= number <= MOST_OBJECTS:
         raise InputError(

@@ -22,7 +22,7 @@ from samplat_volume.planes import Plane
 from samplat_volume.propagation import check_prompts
 from samplat_volume.shapes import mask_box
 from samplat_volume.slices import Mask, SlicePrompt
-from samplat_volume.space import Frame, boxes_inside, points_inside
+from samplat_volume.space import Frame, OutsideError, boxes_inside, points_inside, sticks_out
 
 MOST_OBJECTS = 2**32 - 2
 """The largest number that an object may have."""
@@ -53,6 +53,8 @@ class Mark:
     """(H, W) the mask itself."""
     implied: bool = False
     """True: it follows from something said of another slice, and gives way to what is said."""
+    clipped: bool = False
+    """Whether a part of what was said lies outside of the volume."""
 
 
 def point_mark(
@@ -100,6 +102,7 @@ def box_marks(
         ends = ends + np.repeat((-0.5, 0.5), 3)
     with _named(told):
         ((*low, z1, y1, x1),) = boxes_inside(plane.geometry, ends, frame).tolist()
+        clipped = sticks_out(plane.geometry, ends[0], frame)
     high = [z1, y1, x1]
     rows, columns = plane.axes
     flat_box = (low[columns] + 0.5, low[rows] + 0.5, high[columns] + 0.5, high[rows] + 0.5)
@@ -109,7 +112,7 @@ def box_marks(
             "lies"
         )
     middle, first, last = _slices_of(low[plane.axis], high[plane.axis], plane.count)
-    marks = [Mark(number=number, index=middle, told=told, box=flat_box)]
+    marks = [Mark(number=number, index=middle, told=told, box=flat_box, clipped=clipped)]
     if not flat:
         marks += _ends(plane, marks[0], (first - 1, last + 1))
     return marks
@@ -127,8 +130,9 @@ def slice_box_mark(plane: Plane, number: int, k: float, box: Sequence[float], to
 
 
 def _slice_number(plane: Plane, k: float, told: str) -> int:
+    kind = InputError if k != int(k) else OutsideError
     if k != int(k) or not 0 <= k < plane.count:
-        raise InputError(
+        raise kind(
             f"{told}: there is no slice {k:g} across {plane}; the slices are 0 to {plane.count - 1}"
         )
     return int(k)
@@ -175,7 +179,7 @@ def label_marks(
         raise InputError(f"{told} holds no label above 0; expected objects to follow")
     marks = []
     for number, by_slice in sorted(areas.items()):
-        wanted = _chosen(by_slice, chosen)
+        wanted = chosen_slices(by_slice, chosen)
         if not wanted:
             inside = f"{min(by_slice)} to {max(by_slice)}"
             raise InputError(
@@ -201,7 +205,8 @@ def _areas(stack: NDArray[np.uint32]) -> dict[int, dict[int, int]]:
     return areas
 
 
-def _chosen(by_slice: Mapping[int, int], chosen: str) -> list[int]:
+def chosen_slices(by_slice: Mapping[int, int], chosen: str) -> list[int]:
+    """Those of an object's slices that are taken; `by_slice` has its pixels on each, in order."""
     slices = list(by_slice)
     if chosen == "all":
         return slices
@@ -274,5 +279,7 @@ def _named(told: str) -> Iterator[None]:
     """Puts who said it before a message."""
     try:
         yield
+    except OutsideError as error:
+        raise OutsideError(f"{told}: {error}") from error
     except InputError as error:
         raise InputError(f"{told}: {error}") from error

@@ -71,8 +71,8 @@ class ModelSlices:
         """Prompts that all give the same things."""
         embedding = self.embedding(index)
         # One point alone may mean several things.
-        several = _kind(prompts[0]) == (1, False, False)
-        given = self._placed(prompts)
+        several = _kind(prompts[0]) == (1, False, False, False)
+        given = self._placed(prompts, embedding)
         prediction = samplat.predict(self._model, embedding, given, multimask=several)
         best = prediction.predicted_iou.argmax(axis=1)
         return [
@@ -96,26 +96,32 @@ class ModelSlices:
             self._embeddings.popitem(last=False)
         return made
 
-    def _placed(self, prompts: list[SlicePrompt]) -> samplat.Prompts:
-        most, has_box, has_logits = _kind(prompts[0])
+    def _placed(self, prompts: list[SlicePrompt], embedding: Embedding) -> samplat.Prompts:
+        most, has_box, has_logits, has_draft = _kind(prompts[0])
         y, x = (to / of for to, of in zip(self._size, self.shape[1:], strict=True))
         points = labels = None
         if most:
             # The centre of a pixel is a whole number, so that the middle of an edge is -0.5.
             points = np.stack([(p.points + 0.5) * (x, y) - 0.5 for p in prompts])
             labels = np.stack([p.labels for p in prompts])
+        masks = np.stack([p.logits for p in prompts]) if has_logits else None
+        if has_draft and not has_logits:
+            drafts = [enlarged(p.draft.astype(np.uint8) * 255, self._size) > 127 for p in prompts]
+            masks = samplat.mask_prompts(self._model, embedding, drafts)
         return samplat.Prompts(
             points=points,
             labels=labels,
             boxes=np.stack([p.box * (x, y, x, y) for p in prompts]) if has_box else None,
-            masks=np.stack([p.logits for p in prompts]) if has_logits else None,
+            masks=masks,
         )
 
 
-def _kind(prompt: SlicePrompt) -> tuple[int, bool, bool]:
-    """Number of points, and whether there are a box and logits."""
+def _kind(prompt: SlicePrompt) -> tuple[int, bool, bool, bool]:
+    """Number of points, and whether there are a box, logits and a draft."""
     count = 0 if prompt.points is None else len(prompt.points)
-    return count, prompt.box is not None, prompt.logits is not None
+    others = (prompt.box, prompt.logits, prompt.draft)
+    has_box, has_logits, has_draft = (each is not None for each in others)
+    return count, has_box, has_logits, has_draft
 
 
 def square_size(size: tuple[int, int], steps: tuple[float, float]) -> tuple[int, int]:

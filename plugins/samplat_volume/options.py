@@ -4,6 +4,10 @@ from typing import Annotated
 
 import typer
 
+from samplat import usage_error
+
+SPACES = ("voxel", "lps", "ras")
+"""What coordinates may be in."""
 Channel = Annotated[
     str | None, typer.Option(help="Of a volume with several: 0, or up to three, 0,1,2.")
 ]
@@ -22,3 +26,14 @@ AllowDuplicates = Annotated[
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="DICOM: leave out slices that are cut off.")
 ]
+
+
+def checked_slices(text: str) -> str:
+    """Slices of a label image as they were given: middle, all, every:N or numbers."""
+    step = text.removeprefix("every:")
+    numbers = [part.strip() for part in text.split(",")]
+    if text in ("middle", "all") or all(part.isdecimal() for part in numbers):
+        return text
+    if step == text or not step.isdecimal() or int(step) < 1:
+        usage_error(f"--prompts-slices takes middle, all, every:N or numbers 3,17; got {text!r}")
+    return text

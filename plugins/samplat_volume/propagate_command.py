@@ -15,6 +15,7 @@ import typer
 
 from samplat import usage_error
 from samplat_volume.options import (
+    SPACES,
     AllowDuplicates,
     AllowGaps,
     AllowTruncated,
@@ -22,6 +23,7 @@ from samplat_volume.options import (
     Series,
     Spacing,
     Time,
+    checked_slices,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from samplat_volume.following import Asked, Told
 
 CARRY = ("box", "points", "logits", "box+points", "box+logits", "mixture")
-SPACES = ("voxel", "lps", "ras")
 PERCENTILES = "1,99"
 
 
@@ -148,7 +149,7 @@ def propagate(
         number=number,
         prompts=prompts,
         drawn=_choice("--prompts-as", prompts_as, ("box", "mask")) == "mask",
-        chosen=_slices(prompts_slices),
+        chosen=checked_slices(prompts_slices),
         plane=plane,
         triplanar=triplanar,
         carry=_carry(carry),
@@ -284,13 +285,3 @@ def _choice(option: str, value: str, known: Sequence[str]) -> str:
 def _carry(text: str) -> tuple[str, ...]:
     kinds = tuple(_choice("--carry", part.strip(), CARRY) for part in text.split(","))
     return ("box", "points", "logits") if "mixture" in kinds else kinds
-
-
-def _slices(text: str) -> str:
-    step = text.removeprefix("every:")
-    numbers = [part.strip() for part in text.split(",")]
-    if text in ("middle", "all") or all(part.isdecimal() for part in numbers):
-        return text
-    if step == text or not step.isdecimal() or int(step) < 1:
-        usage_error(f"--prompts-slices takes middle, all, every:N or numbers 3,17; got {text!r}")
-    return text

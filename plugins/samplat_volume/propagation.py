@@ -419,7 +419,7 @@ def same_prompts(a: Mapping[int, SlicePrompt], b: Mapping[int, SlicePrompt]) -> 
 
 
 def _equal(a: SlicePrompt | None, b: SlicePrompt) -> bool:
-    names = ("points", "labels", "box", "logits", "drawn")
+    names = ("points", "labels", "box", "logits", "draft", "drawn")
     return a is not None and all(_same(getattr(a, n), getattr(b, n)) for n in names)
 
 

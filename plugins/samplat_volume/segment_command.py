@@ -13,6 +13,7 @@ import typer
 
 from samplat import JobCommand, default_job_dir, exporters_for, fitting_tiles, usage_error
 from samplat_volume.options import (
+    SPACES,
     AllowDuplicates,
     AllowGaps,
     AllowTruncated,
@@ -20,14 +21,18 @@ from samplat_volume.options import (
     Series,
     Spacing,
     Time,
+    checked_slices,
 )
 
 if TYPE_CHECKING:
-    from samplat import ImageInfo, Plan, Registry, SegmentJob, SourceSpec
+    from samplat import ImageInfo, Plan, PromptSpec, Registry, SegmentJob, SourceSpec
     from samplat_volume.planes import Plane
 
 UNKNOWN_INPUT_SIZE = 1024
 """Taken as what is seen at once where no known model says it."""
+WITH_MODEL = ("automatic", "propagated")
+"""Segmenters that are a model's; others need none."""
+SHOWN = ("draft", "box", "mask")
 OVERLAPS = ("best", "small", "large")
 PERCENTILES = "1,99"
 
@@ -46,13 +51,37 @@ def volume_segment(
     model: Annotated[
         str, typer.Option(help="Name in `samplat models list`, or path of a checkpoint.")
     ] = "samplat-tiny",
-    segmenter: Annotated[
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or JSON of points and boxes, or a label image to refine: one object for each."
+        ),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(help="What coordinates of --prompts are in: voxel, lps or ras (mm)."),
+    ] = None,
+    prompts_as: Annotated[
         str,
         typer.Option(
-            help="What finds masks on a slice: automatic, or threshold (brighter than the middle "
-            "of the window) without a model; plugins may add some."
+            help="Of a label image: ask its boxes and masks (draft), its boxes (box), or keep its "
+            "masks on the slices that are taken (mask)."
         ),
-    ] = "automatic",
+    ] = "draft",
+    prompts_slices: Annotated[
+        str, typer.Option(help="Of a label image: all, middle, every:N, or numbers 3,17.")
+    ] = "all",
+    prompts_window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of what is seen around an object; to fit the model."),
+    ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            help="What finds masks on a slice: automatic, or threshold (brighter than the middle "
+            "of the window) without a model; with --prompts propagated; plugins may add some."
+        ),
+    ] = None,
     plane: Annotated[
         str | None,
         typer.Option(
@@ -136,8 +165,10 @@ def volume_segment(
 ) -> None:
     """Segment everything in a volume: slice by slice, linked to objects in three dimensions.
 
+    With --prompts only what is pointed at: followed from slice to slice, with its number for an id.
+
     Run the same command again to resume. Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for
-    tiles that are named.
+    tiles or objects that are named.
     """
     from samplat import SegmentJob, SourceSpec, StackRules, registry
 
@@ -145,7 +176,19 @@ def volume_segment(
         os.environ["SAMPLAT_OFFLINE"] = "1"
     tools = registry()
     exporters = exporters_for(tools, out, image=image)
-    _check_choices(tools, segmenter=segmenter, executor=executor, overlaps=overlaps)
+    follows = prompts is not None
+    segmenter = segmenter or ("propagated" if follows else "automatic")
+    _check_choices(
+        tools, segmenter=segmenter, executor=executor, overlaps=overlaps, follows=follows
+    )
+    if follows:
+        _check_unused(
+            gap=gap,
+            halo=halo,
+            points_per_side=points_per_side,
+            pred_iou_thresh=pred_iou_thresh,
+            stability_thresh=stability_thresh,
+        )
     rescaler, rescaler_options = _grey_values(window, percentiles)
     options = _given(
         channel=_numbers("--channel", channel, int),
@@ -159,7 +202,7 @@ def volume_segment(
     source = SourceSpec(path=image, factory="volume", options=options)
     info = _info(tools, source)
     across = _plane(info, plane)
-    needs_model = segmenter == "automatic"
+    needs_model = segmenter in WITH_MODEL
     tile_size, margin = _tiles(across, _seen(tools, model) if needs_model else None, tile, halo)
     job = SegmentJob(
         source=source,
@@ -179,7 +222,16 @@ def volume_segment(
         stacking=StackRules(
             axis=across.axis,
             block=z_block,
-            gap=across.thickness if gap is None else gap,
+            gap=across.thickness if gap is None and not follows else gap or 0,
+        ),
+        prompts=_prompt_spec(
+            prompts,
+            out,
+            window=prompts_window,
+            axis=across.axis,
+            space=_choice("--space", space, SPACES),
+            shown=_choice("--prompts-as", prompts_as, SHOWN),
+            chosen=checked_slices(prompts_slices),
         ),
         min_extent=min_extent,
         embeddings=str(cache) if cache else None,
@@ -193,6 +245,8 @@ def volume_segment(
         described=lambda planned: _described(planned, across),
     )
     planned = run.check()
+    for warning in _unseen(planned, tools):
+        run.progress.message(f"warning: {warning}")
     if dry_run:
         run.describe(planned)
     else:
@@ -204,15 +258,63 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _check_choices(tools: Registry, **values: str) -> None:
+def _check_choices(tools: Registry, *, follows: bool, **values: str) -> None:
     known = {
         "overlaps": OVERLAPS,
         "executor": tools.names("executors"),
-        "segmenter": [n for n in tools.names("segmenters") if n != "prompted"],
+        "segmenter": [n for n in tools.names("segmenters") if _fits(tools, n, follows)],
     }
     for option, value in values.items():
         if value not in known[option]:
             usage_error(f"--{option} must be one of {', '.join(known[option])}; got {value!r}")
+
+
+def _fits(tools: Registry, segmenter: str, follows: bool) -> bool:
+    """Whether a segmenter follows what prompts point at, or else finds everything."""
+    wanted = "takes_stacks" if follows else "takes_prompts"
+    return getattr(tools.segmenter(segmenter), wanted, False) is follows
+
+
+def _check_unused(**values: Any) -> None:
+    for name, value in values.items():
+        if value is not None:
+            usage_error(f"--{name.replace('_', '-')} has no meaning with --prompts; leave it out")
+
+
+def _choice(option: str, value: str | None, known: Sequence[str]) -> str | None:
+    if value is not None and value not in known:
+        usage_error(f"{option} must be one of {', '.join(known)}; got {value!r}")
+    return value
+
+
+def _prompt_spec(
+    path: Path | None, outputs: Sequence[Path], *, window: int | None, **options: Any
+) -> PromptSpec | None:
+    from samplat import PromptSpec
+    from samplat_volume.mark_files import is_label_image
+
+    if path is None:
+        return None
+    if path.resolve() in {output.resolve() for output in outputs}:
+        usage_error(f"{path} are the prompts; choose another output")
+    if is_label_image(path) and options["space"] is not None:
+        usage_error("a label image has no coordinates; leave out --space")
+    names = ("axis", "shown", "chosen") if is_label_image(path) else ("axis", "space")
+    told = {name: options[name] for name in names}
+    return PromptSpec(path=str(path), prompter="volume", options=told, window=window)
+
+
+def _unseen(planned: Plan, tools: Registry) -> Sequence[str]:
+    """What should be known of slices with prompts before any work."""
+    if planned.prompts is None:
+        return ()
+    from samplat_volume.stack_prompter import check_seen
+
+    source = tools.open_source(planned.job.source)
+    try:
+        return check_seen(planned, source)
+    finally:
+        source.close()
 
 
 def _numbers(

@@ -35,6 +35,8 @@ class SlicePrompt:
     """(4,) x0, y0, x1, y1, half-open; or None."""
     logits: Any = None
     """(h, w) of an earlier answer of the same segmenter; or None."""
+    draft: Any = None
+    """(H, W) bool: about where the object is, besides a box or points; or None."""
     drawn: Any = None
     """(H, W) bool: the mask itself, taken as it is; or None."""
 
@@ -47,8 +49,9 @@ class SlicePrompt:
         _check_shapes(points, labels, box)
         for name, value in (("points", points), ("labels", labels), ("box", box)):
             object.__setattr__(self, name, value)
-        if self.drawn is not None:
-            object.__setattr__(self, "drawn", np.asarray(self.drawn, bool))
+        for name in ("draft", "drawn"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), bool))
         if all(v is None for v in (points, box, self.logits, self.drawn)):
             raise InputError("a slice prompt needs points, a box, logits or a drawn mask")
 

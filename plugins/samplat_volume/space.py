@@ -17,8 +17,14 @@ from samplat import InputError
 from samplat_volume.geometry import Geometry
 
 Frame = Literal["voxel", "lps", "ras"]
+ROUNDED = 1e-6
+"""Voxels by which millimetres may miss the volume's edge: they are rounded."""
 TURNED = np.array([-1.0, -1.0, 1.0])
 """LPS to RAS and back."""
+
+
+class OutsideError(InputError):
+    """A point or a box that lies outside of the volume."""
 
 
 def to_index(geometry: Geometry, points: NDArray[Any], frame: Frame) -> NDArray[np.float64]:
@@ -46,14 +52,14 @@ def points_inside(geometry: Geometry, points: NDArray[Any], frame: Frame) -> NDA
     """Like `to_index`, of points that lie in the volume: at most half a voxel from a centre.
 
     Raises:
-        InputError: a point lies outside; the message tells where the volume is.
+        OutsideError: a point lies outside; the message tells where the volume is.
     """
     index = to_index(geometry, points, frame)
     outside = ~((index >= -0.5) & (index <= np.asarray(geometry.shape) - 0.5)).all(axis=1)
     if outside.any():
         which = int(np.flatnonzero(outside)[0])
         told = _told(np.asarray(points, np.float64)[which])
-        raise InputError(
+        raise OutsideError(
             f"point {told} ({frame}) lies outside of the volume, which covers {extent(geometry)}; "
             "is it in another frame, or of another scan?"
         )
@@ -68,14 +74,31 @@ def boxes_inside(geometry: Geometry, boxes: NDArray[Any], frame: Frame) -> NDArr
     and the result is the smallest one around it. What lies outside of the volume is cut away.
 
     Raises:
-        InputError: a box is empty, or outside altogether.
+        InputError: a box has no extent, or is not in order.
+        OutsideError: it lies outside altogether.
     """
+    low, high = _around(geometry, boxes, frame)
+    last = np.asarray(geometry.shape) - 0.5
+    return np.concatenate([np.maximum(low, -0.5), np.minimum(high, last)], axis=1)
+
+
+def sticks_out(geometry: Geometry, box: NDArray[Any], frame: Frame) -> bool:
+    """Whether `boxes_inside` cuts something away from a box (6,)."""
+    low, high = _around(geometry, box[None], frame)
+    last = np.asarray(geometry.shape) - 0.5
+    return bool((low < -0.5 - ROUNDED).any() or (high > last + ROUNDED).any())
+
+
+def _around(
+    geometry: Geometry, boxes: NDArray[Any], frame: Frame
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest indices (N, 3) zyx of boxes, none of which lies outside altogether."""
     boxes = _checked(boxes, 6, "boxes x0,y0,z0,x1,y1,z1")
     if (inverted := (boxes[:, 3:] < boxes[:, :3]).any(axis=1)).any():
         told = _told(boxes[np.flatnonzero(inverted)[0]])
         raise InputError(f"expected boxes x0,y0,z0,x1,y1,z1 with x0 <= x1 and so on; got {told}")
     if not len(boxes):
-        return np.zeros((0, 6))
+        return np.zeros((0, 3)), np.zeros((0, 3))
     sides = np.array(list(itertools.product((0, 1), repeat=3)))  # which corner, per axis
     ends = boxes.reshape(-1, 2, 3)
     corners = np.stack([ends[:, side, range(3)] for side in sides], axis=1)
@@ -84,11 +107,11 @@ def boxes_inside(geometry: Geometry, boxes: NDArray[Any], frame: Frame) -> NDArr
     last = np.asarray(geometry.shape) - 0.5
     for box, outside in zip(boxes, ((high < -0.5) | (low > last)).any(axis=1), strict=True):
         if outside:
-            raise InputError(
+            raise OutsideError(
                 f"box {_told(box)} ({frame}) lies outside of the volume, which covers "
                 f"{extent(geometry)}; is it in another frame, or of another scan?"
             )
-    return np.concatenate([np.maximum(low, -0.5), np.minimum(high, last)], axis=1)
+    return low, high
 
 
 def extent(geometry: Geometry) -> str:

@@ -18,8 +18,9 @@ from core.test_prompted import ConnectedFactory
 from samplat import cli, plugins, progress
 from samplat.errors import SamplatError
 from samplat.pipeline import run_job
+from volume.followers import PatchFactory
 
-COMMANDS = ("tile-segment", "export")
+COMMANDS = ("tile-segment", "volume-segment", "export")
 
 
 def main(test: Connection, log: str, first: str, *rest: str) -> None:
@@ -74,6 +75,7 @@ def command_line(steps: Steps, *arguments: str) -> None:
     tools = plugins.collect(manager)
     tools.add("segmenters", "test", BitsFactory(name="bits"))
     tools.add("segmenters", "test", ConnectedFactory())
+    tools.add("segmenters", "test", PatchFactory())
     tools.add("segmenters", "test", Given(Counted(threshold), name="textures"))
     plugins.registry = lambda: tools
     progress.choose_progress = lambda *stream, **options: steps

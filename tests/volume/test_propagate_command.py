@@ -663,3 +663,15 @@ def test_coordinates_of_a_file_need_their_space(samplat: Cli, world: World, scan
     Path("p.csv").write_text("x,y,slice\n13,19,8\n")
     code, _, err = samplat(*command, "--space", "lps")
     assert "counts slices, coordinates are in lps" in err
+
+
+def test_progress_is_told_slice_by_slice(samplat: Cli, world: World, scan: Path) -> None:
+    Path("both.csv").write_text(BOTH)
+    command = ("propagate", scan, "--space", "voxel", "--prompts", "both.csv", "--out")
+    code, _, err = samplat(*command, "a.nii.gz", "--log-json")
+    assert code == 0
+    told = [json.loads(line) for line in err.splitlines()]
+    ends = {each["stage"]: each for each in told if each["event"] == "finish"}
+    count = sitk.ReadImage(str(scan)).GetSize()[2]
+    assert (ends["slices"]["done"], ends["slices"]["total"]) == (2 * count, 2 * count)
+    assert ends["objects"]["done"] == 2
