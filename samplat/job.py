@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-ANSWERS = 2
-"""Version of how answers to prompts are kept."""
 UNKNOWN_SIGHT = 1024
 """Side of what is seen around a prompt if the segmenter does not say: the paper's models'."""
 
@@ -427,7 +425,7 @@ def _with_prompts(planned: Plan, prompts: AnyPrompts, factory: SegmenterFactory)
     seen = getattr(factory, "sight", lambda model: UNKNOWN_SIGHT)(job.model) // job.scales[0]
     window = job.prompts.window if job.prompts else None
     sight = Sight(shape=tuple(shape[axis] for axis in axes), side=window or max(1, seen))
-    asked = {"sha256": prompts.digest(), "window": sight.side, "answers": ANSWERS}
+    asked = {"sha256": prompts.digest(), "window": sight.side}
     units = (
         stack_units(prompts, sight, axes)
         if isinstance(prompts, StackPrompts)

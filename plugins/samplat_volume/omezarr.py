@@ -16,7 +16,7 @@ from samplat_volume.integrity import CONTRADICTION
 from samplat_volume.ngff import MARK
 from samplat_volume.stacks import ArrayVoxels
 from samplat_volume.tiffs import UNITS, chosen_time
-from samplat_volume.zarr_chunks import ReadChunks, check_chunks, open_array, open_group
+from samplat_volume.zarr_chunks import ReadChunks, note_missing, open_array, open_group
 
 VERSIONS = ("0.4", "0.5")
 
@@ -33,28 +33,27 @@ class OmeImage:
     """Metadata of the image and of its full resolution."""
 
 
-def open_ome_zarr(path: str, time: int | None, *, allow_missing: bool = False) -> OmeImage:
+def open_ome_zarr(path: str, time: int | None) -> OmeImage:
     """The image of a group.
 
     Args:
         path: directory or URL of the image's group.
         time: index along its time, where there are several.
-        allow_missing: read chunks that are not there as the fill value, as zarr means them to be.
 
     Raises:
-        InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space; or a
-            chunk is missing.
+        InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space or
+            without any chunk.
     """
-    group = open_group(path, strict=not allow_missing)
+    group = open_group(path)
     try:
-        return _opened(group, path, time, allow_missing=allow_missing)
+        return _opened(group, path, time)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path} has unusable metadata ({type(error).__name__}: {error}); write it again"
         ) from error
 
 
-def _opened(group: Any, path: str, time: int | None, *, allow_missing: bool) -> OmeImage:
+def _opened(group: Any, path: str, time: int | None) -> OmeImage:
     image = _multiscale(group, path)
     names = [str(axis.get("name") if isinstance(axis, Mapping) else axis) for axis in image["axes"]]
     axes = "".join(names)
@@ -65,8 +64,7 @@ def _opened(group: Any, path: str, time: int | None, *, allow_missing: bool) -> 
     arrays = [open_array(group, dataset["path"], path) for dataset in image["datasets"]]
     if any(len(array.shape) != len(axes) for array in arrays):
         raise InputError(f"{path} names {len(axes)} axes, its arrays have {len(arrays[0].shape)}")
-    if not allow_missing:
-        check_chunks(arrays[0], path)
+    note_missing(arrays[0], path)
     index = chosen_time(axes, arrays[0].shape, time, path)
     levels = tuple(
         ArrayVoxels(

@@ -138,7 +138,7 @@ def _open_ome_zarr(path: str, options: Mapping[str, Any]) -> Opened:
     from samplat_volume.omezarr import open_ome_zarr
 
     _refuse(path, options, "series", "slices")
-    image = open_ome_zarr(path, options["time"], allow_missing=bool(options["allow_gaps"]))
+    image = open_ome_zarr(path, options["time"])
     return Opened(
         voxels=image.levels[0],
         geometry=image.geometry,

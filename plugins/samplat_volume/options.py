@@ -18,7 +18,7 @@ Series = Annotated[
 Spacing = Annotated[str | None, typer.Option(help="z,y,x in mm, instead of what the file says.")]
 AllowGaps = Annotated[
     bool,
-    typer.Option("--allow-gaps", help="Slices of DICOM, or chunks of OME-Zarr, may be missing."),
+    typer.Option("--allow-gaps", help="Slices of a DICOM series may be missing."),
 ]
 AllowDuplicates = Annotated[
     bool, typer.Option("--allow-duplicates", help="DICOM: the first of several slices.")

@@ -1,12 +1,13 @@
-"""Chunks of a zarr: a missing or damaged one is an error with its name, never silent zeros.
+"""Chunks of a zarr: of missing ones one is warned, a damaged one is an error with its name.
 
-zarr reads a chunk that is not there as its fill value, and some writers leave such chunks out. That
-cannot be told from a copy that was interrupted, so somebody has to say which it is.
+zarr reads a chunk that is not there as its fill value, and most writers leave such chunks out. That
+cannot be told from a copy that was interrupted, so a person has to hear of it.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import struct
 from collections.abc import Iterator
@@ -19,15 +20,16 @@ from numpy.typing import NDArray
 
 from samplat import InputError
 
+log = logging.getLogger(__name__)
+
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
 
 
-def open_group(path: str, *, strict: bool) -> Any:
+def open_group(path: str) -> Any:
     """The group at a directory or URL.
 
     Args:
         path: of the group.
-        strict: reading a chunk that is not there raises FileNotFoundError.
 
     Raises:
         InputError: there is none that can be read.
@@ -38,7 +40,7 @@ def open_group(path: str, *, strict: bool) -> Any:
         raise InputError(f"there is no directory {path}; expected an OME-Zarr image")
     try:
         group = zarr.open_group(path, mode="r")
-        checked = _checked(group.store, strict=strict)
+        checked = _checked(group.store)
         return zarr.open_group(checked, path=group.path, mode="r")
     except Exception as error:  # stores raise what they like
         raise InputError(
@@ -47,22 +49,22 @@ def open_group(path: str, *, strict: bool) -> Any:
         ) from error
 
 
-def _checked(store: Any, *, strict: bool) -> Any:
+def _checked(store: Any) -> Any:
     from zarr.storage import WrapperStore
 
     class Checked(WrapperStore[Any]):
-        """Raises where zarr would go on with other voxels."""
+        """Raises where blosc would go on with other voxels."""
 
         blosc: set[str]
         """Arrays of which a chunk says how long it is, which blosc itself does not look at."""
 
         async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
             found = await self._store.get(key, *args, **kwargs)
-            if key.rpartition("/")[2] in METADATA:
-                return found
-            if found is None and strict:
-                raise FileNotFoundError(key)
-            if found is not None and any(key.startswith(f"{path}/") for path in self.blosc):
+            if (
+                found is not None
+                and key.rpartition("/")[2] not in METADATA
+                and any(key.startswith(f"{path}/") for path in self.blosc)
+            ):
                 _check_blosc(found.to_bytes())
             return found
 
@@ -94,20 +96,28 @@ def open_array(group: Any, name: str, path: str) -> Any:
     return array
 
 
-def check_chunks(array: Any, path: str) -> None:
-    """Refuse an array of a local group of which a chunk is missing; of a URL it shows in reading.
+def note_missing(array: Any, path: str) -> None:
+    """Warn of chunks that a local array lacks, with how many and the first one's name.
 
     Raises:
-        InputError: it is, with the first one's name.
+        InputError: it has none at all.
     """
     if "://" in path:
         return
     folder = Path(path) / array.path
     there = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
     names = _names(array)  # lazily: a header may claim any number
-    if missing := next((name for name in names if name not in there), None):
-        count = math.prod(_counts(array)) - len(there - set(METADATA))
-        raise InputError(_told(f"{folder}/{missing}", count, array))
+    missing = next((name for name in names if name not in there), None)
+    if missing is None:
+        return
+    count, have = math.prod(_counts(array)), len(there - set(METADATA))
+    if not have:
+        raise InputError(f"{folder} has none of its {count} chunks; copy the image again")
+    log.warning(
+        "%s/%s is missing, and %d of %d chunks are, which count as %s: right if they were left out "
+        "as empty, but if the image is a copy that was interrupted, copy it again",
+        *(folder, missing, count - have, count, array.fill_value),
+    )
 
 
 def _names(array: Any) -> Iterator[str]:
@@ -119,15 +129,6 @@ def _names(array: Any) -> Iterator[str]:
             number, index = divmod(number, count)
             place.append(index)
         yield array.metadata.encode_chunk_key(tuple(reversed(place)))
-
-
-def _told(name: str, count: int, array: Any) -> str:
-    more = f", as {count - 1} other chunks are" if count > 1 else ""
-    fill = array.fill_value
-    return (
-        f"{name} is missing{more}: copy the image again; or, if its writer leaves out chunks of "
-        f"nothing but {fill}, take them as that with allow_gaps"
-    )
 
 
 def _sides(array: Any) -> tuple[int, ...]:
@@ -144,7 +145,7 @@ class ReadChunks:
     """A zarr array whose faults come as one-line errors that name the chunk."""
 
     array: Any
-    """The array; of a strict store, so that missing chunks raise."""
+    """The array."""
     path: str
     """Of the image, for messages."""
 
@@ -164,8 +165,6 @@ class ReadChunks:
         for name, part in self._chunks(index):
             try:
                 self.array[part]
-            except FileNotFoundError:
-                return _told(f"{self.path}/{name}", 1, self.array)
             except Exception as found:  # noqa: BLE001 as above
                 return (
                     f"{self.path}/{name} cannot be read: {_one_line(found)}; it is damaged or out "

@@ -384,7 +384,7 @@ def test_it_resumes_and_says_what_else_would_be_done(
     assert samplat(*given, "-o", "a.nrrd")[0] == 0
     first, job = Path("a.nrrd").read_bytes(), Path("a.nrrd.samplat-job")
     known = {p.name: p.stat().st_mtime_ns for p in (job / "answers").glob("0*")}
-    (job / "answers" / "000001.parquet").write_bytes(b"rot")
+    (job / "answers" / "000001.arrow").write_bytes(b"rot")
     next((job / "labels").rglob("c/0/**/*")).exists()
     tools.segmenter("patches").asked.clear()
     assert samplat(*given, "-o", "a.nrrd")[0] == 0
