@@ -16,9 +16,11 @@ from samplat_volume.slices import SlicePrompt, Stack
 from samplat_volume.triplanar import dice, triplanar
 from samplat_volume.walks import Rules
 
-METHODS = ("per_slice", "propagated", "triplanar", "repeat_slice", "region_growing")
+METHODS = ("per_slice", "propagated", "triplanar", "repeat_slice")
 MULTIPLIERS = (1.5, 2.0, 2.5, 3.0)
-"""Standard deviations of grey levels that region growing accepts; the best is reported."""
+"""Standard deviations of grey levels that region growing accepts."""
+GROWN = tuple(f"grown_{m}{where}" for m in MULTIPLIERS for where in ("", "_in_box"))
+"""Settings of region growing; one of them counts for a whole set."""
 ROUNDS, RADIUS = 4, 2
 """Of region growing: times the statistics are renewed, and voxels around its seed for the first."""
 
@@ -74,8 +76,8 @@ def follow(
     }
     figures = {name: dice(mask, labelled.stack) for name, mask in masks.items()}
     figures["triplanar"] = dice(seen.mask, labelled.truth)
-    figures["region_growing"] = region_growing(labelled)
-    return {name: figures[name] for name in METHODS} | {"seconds": seconds}
+    ordered = {name: figures[name] for name in METHODS}
+    return ordered | region_growing(labelled) | {"seconds": seconds}
 
 
 def per_slice(segmenter: ModelSlices, truth: Volume) -> Volume:
@@ -94,11 +96,10 @@ def repeated(found: Volume, middle: int) -> Volume:
     return out
 
 
-def region_growing(labelled: LabelledObject) -> float:
-    """The best Dice of SimpleITK's ConfidenceConnected from the middle of the prompt's box.
+def region_growing(labelled: LabelledObject) -> dict[str, float]:
+    """Dice of SimpleITK's ConfidenceConnected from the middle of the prompt's box, by `GROWN`.
 
-    It is tried with several multipliers, and both as it is and cut to the box in every slice: a
-    choice that knows the truth.
+    It is tried with several multipliers, and both as it is and cut to the box in every slice.
     """
     import SimpleITK
 
@@ -108,9 +109,9 @@ def region_growing(labelled: LabelledObject) -> float:
     seed = ((x0 + x1 - 1) // 2, (y0 + y1 - 1) // 2, labelled.middle)
     column = np.zeros_like(labelled.stack)
     column[:, y0:y1, x0:x1] = True
-    best = 0.0
+    found = []
     for multiplier in MULTIPLIERS:
         grown = SimpleITK.ConfidenceConnected(image, [seed], ROUNDS, multiplier, RADIUS)
         mask = SimpleITK.GetArrayFromImage(grown) > 0
-        best = max(best, *(dice(m, labelled.stack) for m in (mask, mask & column)))
-    return best
+        found += [dice(m, labelled.stack) for m in (mask, mask & column)]
+    return dict(zip(GROWN, found, strict=True))
