@@ -87,7 +87,7 @@ def test_the_command_prints_means_and_goes_on_from_what_is_there(folder, monkeyp
 
     def pretend(model, labelled):
         asked.append(labelled.name)
-        grown = {m: 0.1 if labelled.name < "b" else 0.2 for m in GROWN} | {GROWN[3]: 0.6}
+        grown = dict.fromkeys(GROWN, 0.1 if labelled.name < "b" else 0.2) | {GROWN[3]: 0.6}
         return {m: 0.5 + 0.1 * i for i, m in enumerate(METHODS)} | grown | {"seconds": 1.0}
 
     monkeypatch.setattr(volumes, "follow", pretend)
