@@ -22,6 +22,12 @@ CERTAINTY = 2.0
 """Log odds are cut off here."""
 SMOOTH = 0.6
 """Standard deviation, in pixels, with which log odds are smoothed."""
+TELLING = 0.2
+"""Mean log odds of the object itself below which its grey levels say nothing of it."""
+ALIKE = 0.25
+"""A mask with this share of them looks like the object."""
+UNLIKE = 0.05
+"""Likeness of a mask whose grey levels are those of the surroundings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +36,8 @@ class Appearance:
 
     log_odds: NDArray[np.float32]
     """(LEVELS,) of a grey level: above 0 where it is commoner inside."""
+    typical: float
+    """Mean of the object's pixels."""
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W) log odds of a slice (H, W[, band])."""
@@ -37,6 +45,17 @@ class Appearance:
 
         smooth: NDArray[np.float32] = gaussian_filter(self.log_odds[_levels(pixels)], SMOOTH)
         return smooth
+
+    def likeness(self, odds: NDArray[np.float32], mask: Mask) -> float:
+        """How far a mask looks like the object, UNLIKE..1.
+
+        Args:
+            odds: (H, W) log odds of its slice.
+            mask: (H, W).
+        """
+        if self.typical < TELLING or not mask.any():
+            return 1.0
+        return float(np.clip(odds[mask].mean() / (ALIKE * self.typical), UNLIKE, 1))
 
 
 def appearance(pixels: NDArray[np.uint8], mask: Mask, steps: tuple[float, float]) -> Appearance:
@@ -49,8 +68,8 @@ def appearance(pixels: NDArray[np.uint8], mask: Mask, steps: tuple[float, float]
     """
     levels = _levels(pixels)
     inside, outside = (_histogram(levels[m]) for m in (mask, surroundings(mask, steps)))
-    odds = np.clip(np.log(inside / outside), -CERTAINTY, CERTAINTY)
-    return Appearance(log_odds=odds.astype(np.float32))
+    odds = np.clip(np.log(inside / outside), -CERTAINTY, CERTAINTY).astype(np.float32)
+    return Appearance(log_odds=odds, typical=float(odds[levels[mask]].mean()))
 
 
 def surroundings(mask: Mask, steps: tuple[float, float]) -> Mask:

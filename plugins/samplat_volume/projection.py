@@ -78,6 +78,20 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Sight:
+    """How far a slice looks like an object."""
+
+    look: Appearance
+    """The object's."""
+    odds: NDArray[np.float32]
+    """(H, W) its log odds in the slice."""
+
+    def likeness(self, mask: Mask) -> float:
+        """How far a mask looks like the object."""
+        return self.look.likeness(self.odds, mask)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Step:
     """The next slice."""
 
@@ -86,7 +100,7 @@ class Step:
     predicted_iou: float
     """Of the best answer."""
     agreement: float
-    """How far the answers lie where the last slice lets the object be, 0..1."""
+    """How far the answers lie where the last slice lets the object be, and look like it, 0..1."""
     common: Mask
     """(H, W) what the best answer and the expected mask have in common."""
 
@@ -96,7 +110,7 @@ def expected(
     index: int,
     *,
     pixels: SliceReader | None,
-    appearance: Appearance | None,
+    sight: Sight | None,
     steps: tuple[float, float, float],
     projection: Projection,
 ) -> NDArray[np.float32]:
@@ -106,7 +120,7 @@ def expected(
         last: the object in a slice nearby.
         index: the slice.
         pixels: reads slices; None: the last mask stays where it is.
-        appearance: of the object, in the slice that was annotated.
+        sight: what the slice looks like.
         steps: mm between slices, rows, columns.
         projection: how far it can have moved, and what grey levels count.
     """
@@ -117,8 +131,8 @@ def expected(
     now = pixels(index)
     moved = carried(last.soft, pixels(last.index), now, reach)
     odds = np.log((moved + EDGE) / (1 + EDGE - moved)) - projection.fading
-    if appearance is not None:
-        odds += projection.appearance * appearance(now) * (moved > POSSIBLE)
+    if sight is not None:
+        odds += projection.appearance * sight.odds * (moved > POSSIBLE)
     soft: NDArray[np.float32] = (1 / (1 + np.exp(-odds))).astype(np.float32)
     return soft
 
@@ -222,6 +236,7 @@ def settled(
     reach: Reach,
     steps: tuple[float, float],
     allowed: Mask | None,
+    sight: Sight | None = None,
 ) -> Step:
     """The object in a slice: what was expected and the answers, by their confidence.
 
@@ -235,12 +250,14 @@ def settled(
         reach: how far edges can have moved.
         steps: mm between rows and columns.
         allowed: (H, W). False: the pixel belongs to another object.
+        sight: what the slice looks like; None: that does not matter.
     """
     wanted = soft > 0.5
     if allowed is not None:
         soft = soft * allowed
     masks = [a.mask if allowed is None else a.mask & allowed for a in answers]
-    agreed = [agreement(m, wanted, reach, steps) for m in masks]
+    like = [1.0 if sight is None else sight.likeness(m) for m in masks]
+    agreed = [f * agreement(m, wanted, reach, steps) for f, m in zip(like, masks, strict=True)]
     sure = np.array([a.predicted_iou * g for a, g in zip(answers, agreed, strict=True)])
     if not sure.any():
         nothing = SliceAnswer(mask=np.zeros_like(wanted), predicted_iou=0.0)

@@ -17,6 +17,7 @@ from samplat_volume.appearance import Appearance
 from samplat_volume.projection import (
     Known,
     Projection,
+    Sight,
     Step,
     expected,
     prompts_for,
@@ -68,7 +69,8 @@ class SliceResult:
     predicted_iou: float
     """Of the segmenter; 1 of a drawn mask."""
     agreement: float
-    """How far the segmenter's answer lies where the slice before it lets the object be, 0..1."""
+    """How far the segmenter's answer lies where the slice before it lets the object be, and has
+    grey levels like it, 0..1."""
     origin: Origin
     """Annotated, walked to, or a doubtful slice between two better ones, filled by their shapes."""
 
@@ -210,11 +212,14 @@ def walk(
 
 def take(space: Space, last: Known, look: Appearance | None, radius: float, index: int) -> Step:
     """The object in the next slice; `radius` is that of the annotated slice, in mm."""
+    sight = None
+    if look is not None and space.pixels is not None:
+        sight = Sight(look=look, odds=look(space.pixels(index)))
     soft = expected(
         last,
         index,
         pixels=space.pixels,
-        appearance=look,
+        sight=sight,
         steps=space.steps,
         projection=space.projection,
     )
@@ -228,7 +233,7 @@ def take(space: Space, last: Known, look: Appearance | None, radius: float, inde
         slope=space.projection.slope,
         tolerance=space.rules.tolerance,
     )
-    return settled(soft, answers, index, reach, space.steps[1:], space.allowed(index))
+    return settled(soft, answers, index, reach, space.steps[1:], space.allowed(index), sight)
 
 
 def _accept(space: Space, front: _Front, step: Step) -> bool:
