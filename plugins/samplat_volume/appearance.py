@@ -24,7 +24,7 @@ SMOOTH = 0.6
 """Standard deviation, in pixels, with which log odds are smoothed."""
 TELLING = 0.2
 """Mean log odds of the object itself below which its grey levels say nothing of it."""
-ALIKE = 0.25
+ALIKE = 0.5
 """A mask with this share of them looks like the object."""
 UNLIKE = 0.05
 """Likeness of a mask whose grey levels are those of the surroundings."""
