@@ -71,6 +71,28 @@ def test_pixels_do_no_harm_where_the_segmenter_is_sure():
     assert dice(found.mask(), truth) >= 0.99
 
 
+def test_what_does_not_look_like_the_object_is_no_part_of_it():
+    """A bright rod goes over into a dark one, and the segmenter is sure of both."""
+    y, x = np.ogrid[:40, :40]
+    rod = np.repeat((((y - 20) ** 2 + (x - 20) ** 2) < 64)[None], 16, axis=0)
+    grey = np.where(np.arange(16) < 9, 200, 40)[:, None, None]
+    noise = np.random.default_rng(0).normal(0, 8, rod.shape)
+    pictures = np.clip(np.where(rod, grey, 110) + noise, 0, 255).astype(np.uint8)
+    prompts = {4: box_on(rod, 4)}
+    assert list(propagate(Oracle(rod), prompts).slices) == list(range(16))
+    found = propagate(Oracle(rod), prompts, pixels=lambda index: pictures[index])
+    assert list(found.slices) == list(range(9))
+    assert dice(found.mask()[:9], rod[:9]) >= 0.99
+
+
+def test_grey_levels_that_say_nothing_decide_nothing():
+    truth = grown(2, 2)
+    flat = np.full(truth.shape[1:], 90, np.uint8)
+    prompts = {middle(truth): box_on(truth, middle(truth))}
+    found = propagate(Oracle(truth), prompts, settings=steps(2), pixels=lambda index: flat)
+    assert dice(found.mask(), truth) >= 0.99
+
+
 def test_pixels_carry_the_object_where_the_segmenter_is_blind():
     """Beyond the annotated slice it answers with noise, and says that it is unsure."""
     truth = grown(1, 1)
