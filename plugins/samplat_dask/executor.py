@@ -1,0 +1,127 @@
+"""The executor `dask`: tiles as tasks of a scheduler, a few at a time."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from samplat import InputError, Plan, plugin_versions
+from samplat_dask.cluster import configured_address, connect, local_cluster, offers
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+
+GPU = "GPU"
+"""The resource that workers with a graphics processor offer: `dask worker --resources GPU=1`."""
+
+
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask cluster. A context manager, or closed with `close`."""
+
+    def __init__(self, *, address: str | None = None, workers: int | None = None) -> None:
+        """Connect to a scheduler, or start processes of this machine.
+
+        Args:
+            address: of the scheduler; None: as Dask is configured, otherwise processes of our own.
+            workers: how many processes of our own.
+
+        Raises:
+            InputError: nobody answers there.
+        """
+        address = address or configured_address()
+        if address is not None and workers is not None:
+            raise InputError(
+                f"the workers of {address} are as many as they are; leave out the number"
+            )
+        self._cluster = local_cluster(workers) if address is None else None
+        try:
+            self.client: Client = connect(address, self._cluster)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the scheduler, and end the processes of our own."""
+        for part in (getattr(self, "client", None), self._cluster):
+            if part is not None:
+                with suppress(TimeoutError, OSError):
+                    part.close()
+
+    def check(self, plan: Plan, tools: Any) -> None:
+        """Find out whether all workers can do a job.
+
+        Raises:
+            InputError: one cannot, and why; or there is none.
+        """
+        from samplat_dask.checks import check_job, check_versions
+        from samplat_dask.waves import wait_for_workers
+
+        wait_for_workers(self.client)
+        check_versions(self.client)
+        check_job(self.client, plan, tools)
+
+    def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
+        """Results as they come.
+
+        What Dask knows at once of the tasks is a few for each thread of a worker. When the
+        iterator is closed, what waits is cancelled, and what runs is waited for.
+
+        Raises:
+            JobError: workers or the scheduler were lost, and what to do.
+        """
+        from samplat_dask.waves import Waves
+
+        if not len(indices):
+            return
+        with self._told(task) as token:
+            inferring = getattr(task, "infers", False) and offers(self.client, GPU)
+            yield from Waves(
+                client=self.client,
+                task=task,
+                token=token,
+                resources={GPU: 1} if inferring else {},
+            ).results(indices)
+
+    @contextmanager
+    def _told(self, task: Callable[[int], Any]) -> Iterator[str]:
+        """All workers know the task, for a while, by a name."""
+        from samplat_dask.worker import StagePlugin
+
+        token = uuid.uuid4().hex[:8]
+        plugin = StagePlugin(
+            token=token,
+            payload=pickle.dumps(task),
+            expected=plugin_versions()["samplat"],
+            warm=getattr(task, "infers", False),
+        )
+        name = f"samplat-{token}"
+        self.client.register_plugin(plugin, name=name)
+        try:
+            yield token
+        finally:
+            # a scheduler that is lost has forgotten it anyway
+            with suppress(OSError, TimeoutError, ValueError, RuntimeError):
+                self.client.unregister_worker_plugin(name)
+
+
+class DaskFactory:
+    """Makes executors on Dask."""
+
+    name = "dask"
+
+    def create(
+        self, *, workers: int | None = None, scheduler_address: str | None = None
+    ) -> DaskExecutor:
+        """Connect, or start processes: see `DaskExecutor`."""
+        return DaskExecutor(address=scheduler_address, workers=workers)

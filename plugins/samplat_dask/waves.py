@@ -1,0 +1,219 @@
+"""Tasks in waves: as many are with the scheduler as keep the workers busy, and no more.
+
+A scheduler that knows 10⁵ tasks at once is slow, and grows; the job's ledger knows what is done.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from samplat import InputError, JobError
+from samplat_dask.cluster import threads_of
+from samplat_dask.worker import run_index
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+PER_THREAD = 4
+"""Tasks with the scheduler for each thread of the workers: running, and next."""
+LEAST, MOST = 16, 4096
+"""Tasks with the scheduler, however few or many threads there are."""
+RETRIES = 2
+"""How often a task that raised is tried again, perhaps by another worker."""
+RESUBMITTED = 1
+"""How often a task is given back of which Dask says that it killed its workers."""
+LOOK = 5.0
+"""Seconds after which one looks again how many workers there are."""
+PATIENCE = 300.0
+"""Seconds to wait for workers where there are none, unless Dask's configuration says how long."""
+RESUMES = "run the same command again, it resumes"
+
+
+def patience() -> float:
+    """Seconds to wait for workers: Dask's `distributed.scheduler.no-workers-timeout`."""
+    import dask
+    from dask.utils import parse_timedelta
+
+    given = dask.config.get("distributed.scheduler.no-workers-timeout", None)
+    return PATIENCE if given is None else float(parse_timedelta(given))
+
+
+def wait_for_workers(client: Client) -> None:
+    """Wait until there is a worker.
+
+    Raises:
+        InputError: there is none for a while.
+    """
+    try:
+        client.wait_for_workers(1, timeout=patience())
+    except TimeoutError:
+        raise InputError(
+            f"the scheduler at {client.scheduler.address} has had no worker for {patience():g} s; "
+            f"start some with `dask worker {client.scheduler.address}`"
+        ) from None
+
+
+class Waves:
+    """The tasks of one stage on their way."""
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        task: Callable[[int], Any],
+        token: str,
+        resources: dict[str, float],
+    ) -> None:
+        """What is on its way.
+
+        Args:
+            client: of the scheduler.
+            task: what is done for an index; the workers know it.
+            token: by this name.
+            resources: what a worker must offer.
+        """
+        self._client, self._task, self._token = client, task, token
+        self._resources = resources
+        self._stage = getattr(task, "stage", "") or "samplat"
+        self._pending: dict[str, tuple[Future, int]] = {}
+        self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._again: Counter[int] = Counter()
+        self._deaths: Counter[int] = Counter()
+        self._looked, self._room = 0.0, LEAST
+
+    def results(self, indices: Sequence[int]) -> Iterator[Any]:
+        """Results as they come.
+
+        Raises:
+            JobError: workers or the scheduler were lost.
+        """
+        rest = iter(indices)
+        try:
+            while True:
+                self._top_up(rest)
+                if not self._pending:
+                    return
+                yield from self._collect(self._next())
+        finally:
+            self._cancel()
+
+    def _top_up(self, rest: Iterator[int]) -> None:
+        """Submit more, some at a time: a message for each task would take longer than it does."""
+        if time.monotonic() - self._looked > LOOK:
+            self._look()
+        room = self._room - len(self._pending)
+        if 4 * room >= self._room:
+            self._submit(list(islice(rest, room)))
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        threads = self._ask(lambda: threads_of(self._client))
+        self._room = min(MOST, max(LEAST, PER_THREAD * threads))
+
+    def _submit(self, indices: Sequence[int]) -> None:
+        if not indices:
+            return
+        names = [self._name(index) for index in indices]
+        futures = self._client.map(
+            run_index,
+            [self._token] * len(indices),
+            indices,
+            key=names,
+            retries=RETRIES,
+            resources=self._resources or None,
+            pure=False,
+        )
+        for future, index in zip(futures, indices, strict=True):
+            self._pending[future.key] = (future, index)
+            future.add_done_callback(self._finished.put)
+
+    def _name(self, index: int) -> str:
+        """What the dashboard shows: the stage, the tile, and which run's."""
+        again = f"-again{self._again[index]}" if self._again[index] else ""
+        return f"{self._stage}-{index:06d}-{self._token}{again}"
+
+    def _next(self) -> list[Future]:
+        """Tasks that ended, one at least."""
+        began = time.monotonic()
+        while True:
+            with suppress(queue.Empty):
+                found = [self._finished.get(timeout=LOOK)]
+                while not self._finished.empty():
+                    found.append(self._finished.get())
+                return found
+            if self._ask(lambda: threads_of(self._client)):
+                began = time.monotonic()
+            elif time.monotonic() - began > patience():
+                raise JobError(
+                    f"all workers of {self._where} have been gone for {patience():g} s; "
+                    f"start some and {RESUMES}"
+                )
+
+    def _collect(self, ended: Sequence[Future]) -> Iterator[Any]:
+        statuses = [(future, future.status) for future in ended]
+        done = [future for future, status in statuses if status == "finished"]
+        results = self._ask(lambda: self._client.gather(done)) if done else []
+        for future in done:
+            del self._pending[future.key]
+        yield from results
+        for future, status in statuses:
+            if status != "finished":
+                yield from self._failed(future, status)
+
+    def _failed(self, future: Future, status: str) -> Iterator[Any]:
+        from distributed import KilledWorker
+
+        index = self._pending.pop(future.key)[1]
+        if status == "cancelled":
+            raise JobError(f"the connection to {self._where} was lost; mend that and {RESUMES}")
+        if status == "error":
+            error = future.exception()
+            if not isinstance(error, KilledWorker):
+                raise error
+            self._deaths[index] += 1
+            if self._deaths[index] > RESUBMITTED:
+                yield self._give_up(index)
+                return
+        # dead, or its result lost with its worker
+        self._again[index] += 1
+        self._submit([index])
+
+    def _give_up(self, index: int) -> Any:
+        told = (
+            f"its worker died each time, {self._deaths[index]} times over; most often the memory "
+            "did not suffice: give workers more of it, or make tiles smaller"
+        )
+        if not hasattr(self._task, "give_up"):
+            raise JobError(f"{self._stage} {index} could not be computed: {told}; then {RESUMES}")
+        return self._task.give_up(index, told)
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """What the scheduler says.
+
+        Raises:
+            JobError: it says nothing.
+        """
+        try:
+            return question()
+        except (OSError, TimeoutError) as error:
+            raise JobError(
+                f"the connection to {self._where} was lost ({error}); mend that and {RESUMES}"
+            ) from error
+
+    @property
+    def _where(self) -> str:
+        return f"the scheduler at {self._client.scheduler.address}"
+
+    def _cancel(self) -> None:
+        """Nobody waits any more."""
+        waiting = [future for future, _ in self._pending.values()]
+        if waiting:
+            with suppress(OSError, TimeoutError):
+                self._client.cancel(waiting)
+        self._pending.clear()
