@@ -55,9 +55,12 @@ def connect(address: str | None, cluster: LocalCluster | None) -> Client:
         InputError: nobody answers there.
     """
     from distributed import Client
+    from distributed.comm import get_address_host_port
 
     to: Any = cluster or address
     try:
+        if address is not None:
+            get_address_host_port(address)  # a client of a wrong one would not end quietly
         return Client(to, timeout=CONNECT, set_as_default=False, name="samplat")
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(

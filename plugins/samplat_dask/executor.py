@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from samplat import InputError, Plan, plugin_versions
+from samplat import InputError, JobError, Plan, plugin_versions
 from samplat_dask.cluster import configured_address, connect, local_cluster, offers
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from samplat_dask.worker import StagePlugin
+
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
+TOLD = 5
+"""How often one tries to tell all workers of a stage."""
 GPU = "GPU"
 """The resource that workers with a graphics processor offer: `dask worker --resources GPU=1`."""
 
@@ -106,13 +114,33 @@ class DaskExecutor:
             warm=getattr(task, "infers", False),
         )
         name = f"samplat-{token}"
-        self.client.register_plugin(plugin, name=name)
         try:
+            self._register(plugin, name)
             yield token
         finally:
-            # a scheduler that is lost has forgotten it anyway
-            with suppress(OSError, TimeoutError, ValueError, RuntimeError):
-                self.client.unregister_worker_plugin(name)
+            self._unregister(name)
+
+    def _register(self, plugin: StagePlugin, name: str) -> None:
+        for attempt in range(TOLD):
+            try:
+                self.client.register_plugin(plugin, name=name)
+            except (OSError, TimeoutError) as error:
+                # a worker died meanwhile; those that come later are told by the scheduler
+                if attempt == TOLD - 1:
+                    raise JobError(
+                        f"the workers of {self.client.scheduler.address} cannot be reached "
+                        f"({error}); mend that and run the same command again, it resumes"
+                    ) from error
+                time.sleep(1)
+            else:
+                return
+
+    def _unregister(self, name: str) -> None:
+        try:
+            self.client.unregister_worker_plugin(name)
+        except Exception as error:  # noqa: BLE001 done is done, whoever could not be told
+            # such as a worker that just begins, or a scheduler that was lost
+            log.debug("a worker was not told that %s is over: %s", name, error)
 
 
 class DaskFactory:

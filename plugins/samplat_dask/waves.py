@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samplat import InputError, JobError
 from samplat_dask.cluster import threads_of
-from samplat_dask.worker import run_index
+from samplat_dask.worker import Refused, run_index
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -156,24 +156,40 @@ class Waves:
                 )
 
     def _collect(self, ended: Sequence[Future]) -> Iterator[Any]:
-        statuses = [(future, future.status) for future in ended]
-        done = [future for future, status in statuses if status == "finished"]
-        results = self._ask(lambda: self._client.gather(done)) if done else []
-        for future in done:
-            del self._pending[future.key]
-        yield from results
-        for future, status in statuses:
-            if status != "finished":
-                yield from self._failed(future, status)
+        done = [future for future in ended if future.status == "finished"]
+        others = [future for future in ended if future not in done]
+        for result in self._gathered(done):
+            if isinstance(result, Refused):
+                raise result.error
+            yield result
+        for future in others:
+            yield from self._failed(future)
 
-    def _failed(self, future: Future, status: str) -> Iterator[Any]:
+    def _gathered(self, done: Sequence[Future]) -> list[Any]:
+        """The results of tasks; none for now if one was lost with its worker, and then failed."""
+        if not done:
+            return []
+        try:
+            results: list[Any] = self._ask(lambda: self._client.gather(list(done)))
+        except Exception:
+            if all(future.status == "finished" for future in done):
+                raise
+            for future in done:
+                self._finished.put(future)
+            return []
+        for future in done:
+            self._forget(future)
+        return results
+
+    def _failed(self, future: Future) -> Iterator[Any]:
         from distributed import KilledWorker
 
-        index = self._pending.pop(future.key)[1]
+        status = future.status
+        error = future.exception() if status == "error" else None
+        index = self._forget(future)
         if status == "cancelled":
             raise JobError(f"the connection to {self._where} was lost; mend that and {RESUMES}")
-        if status == "error":
-            error = future.exception()
+        if error is not None:
             if not isinstance(error, KilledWorker):
                 raise error
             self._deaths[index] += 1
@@ -183,6 +199,12 @@ class Waves:
         # dead, or its result lost with its worker
         self._again[index] += 1
         self._submit([index])
+
+    def _forget(self, future: Future) -> int:
+        """Let go of a task, and of its result; its index."""
+        # not left to a garbage collector: an error's traceback may hold it for long
+        future.release()
+        return self._pending.pop(future.key)[1]
 
     def _give_up(self, index: int) -> Any:
         told = (
@@ -216,4 +238,5 @@ class Waves:
         if waiting:
             with suppress(OSError, TimeoutError):
                 self._client.cancel(waiting)
-        self._pending.clear()
+        for future in waiting:
+            self._forget(future)

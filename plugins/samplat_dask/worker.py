@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from distributed import WorkerPlugin
 
-from samplat import JobError, plugin_versions
+from samplat import JobError, SamplatError, plugin_versions
 
 PATIENCE = 60.0
 """Seconds that the end of a stage waits for what still runs of it."""
@@ -45,12 +47,13 @@ class Kept:
                 self._task = pickle.loads(self._payload)  # noqa: S301 of our own client
             return self._task
 
-    def run(self, index: int) -> Any:
-        """What the task makes of an index."""
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """The task is not given up meanwhile; to be begun under the lock of `_kept`."""
         with self._idle:
             self._running += 1
         try:
-            return self.task()(index)
+            yield
         finally:
             with self._idle:
                 self._running -= 1
@@ -65,9 +68,8 @@ class Kept:
 
     def close(self) -> None:
         """Wait for what still runs, then give up what the task made in this process."""
-        until = time.monotonic() + PATIENCE
         with self._idle:
-            self._idle.wait_for(lambda: not self._running, max(0, until - time.monotonic()))
+            self._idle.wait_for(lambda: not self._running, PATIENCE)
         if self._task is not None and hasattr(self._task, "close"):
             self._task.close()
 
@@ -108,9 +110,27 @@ class StagePlugin(WorkerPlugin):  # type: ignore[misc] # its library is typed by
         await asyncio.to_thread(kept.close)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """An error that says what to do: to try again is of no use."""
+
+    error: SamplatError
+    """Which."""
+
+
 def run_index(token: str, index: int) -> Any:
-    """What the task of a stage makes of an index."""
-    kept = _kept.get(token)
-    if kept is None:
-        raise JobError("the stage is over: what still waited for it is not computed any more")
-    return kept.run(index)
+    """What the task of a stage makes of an index, or `Refused`."""
+    try:
+        return _run_index(token, index)
+    except SamplatError as error:
+        return Refused(error=error)
+
+
+def _run_index(token: str, index: int) -> Any:
+    with ExitStack() as stack:
+        with _lock:
+            kept = _kept.get(token)
+            if kept is None:
+                raise JobError("the stage is over: what waited for it is not computed any more")
+            stack.enter_context(kept.working())
+        return kept.task()(index)
