@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from samplat import InputError
 
@@ -55,19 +57,33 @@ def connect(address: str | None, cluster: LocalCluster | None) -> Client:
         InputError: nobody answers there.
     """
     from distributed import Client
-    from distributed.comm import get_address_host_port
 
-    to: Any = cluster or address
     try:
         if address is not None:
-            get_address_host_port(address)  # a client of a wrong one would not end quietly
-        return Client(to, timeout=CONNECT, set_as_default=False, name="samplat")
+            _knock(address)
+        return Client(cluster or address, timeout=CONNECT, set_as_default=False, name="samplat")
     except (OSError, TimeoutError, ValueError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {address} within {CONNECT:g} s ({error}); "
-            "start one with `dask scheduler`, mend --scheduler-address or DASK_SCHEDULER_ADDRESS, "
-            "or leave both out for processes of this machine"
+            f"no Dask scheduler answers at {address} within {CONNECT:g} s"
+            f"{f' ({error})' if str(error) else ''}; start one with `dask scheduler`, mend "
+            "--scheduler-address or DASK_SCHEDULER_ADDRESS, or leave both out for processes of "
+            "this machine"
         ) from error
+
+
+def _knock(address: str) -> None:
+    """See that something which speaks Dask listens; a client itself would wait for minutes."""
+    from distributed.comm import connect as open_comm
+    from distributed.security import Security
+
+    async def knock() -> None:
+        arguments = Security().get_connection_args("client")
+        comm = await open_comm(address, timeout=CONNECT, **arguments)
+        await comm.close()
+
+    # in a thread: here a loop may be running already, as in a notebook
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, asyncio.wait_for(knock(), CONNECT)).result()
 
 
 def threads_of(client: Client) -> int:

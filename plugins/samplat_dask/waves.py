@@ -1,13 +1,16 @@
 """Tasks in waves: as many are with the scheduler as keep the workers busy, and no more.
 
 A scheduler that knows 10⁵ tasks at once is slow, and grows; the job's ledger knows what is done.
+
+Of a task that was with several workers when they died, Dask says that it killed them, and of those
+that waited beside it too. They are suspects: when all else is done, each is tried once more, alone.
 """
 
 from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
@@ -26,8 +29,6 @@ LEAST, MOST = 16, 4096
 """Tasks with the scheduler, however few or many threads there are."""
 RETRIES = 2
 """How often a task that raised is tried again, perhaps by another worker."""
-RESUBMITTED = 1
-"""How often a task is given back of which Dask says that it killed its workers."""
 LOOK = 5.0
 """Seconds after which one looks again how many workers there are."""
 PATIENCE = 300.0
@@ -84,7 +85,9 @@ class Waves:
         self._pending: dict[str, tuple[Future, int]] = {}
         self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._again: Counter[int] = Counter()
-        self._deaths: Counter[int] = Counter()
+        self._suspects: deque[int] = deque()
+        self._alone: int | None = None
+        self._came = False
         self._looked, self._room = 0.0, LEAST
 
     def results(self, indices: Sequence[int]) -> Iterator[Any]:
@@ -98,8 +101,12 @@ class Waves:
             while True:
                 self._top_up(rest)
                 if not self._pending:
+                    self._question()
+                if not self._pending:
                     return
-                yield from self._collect(self._next())
+                for result in self._collect(self._next()):
+                    self._came = True
+                    yield result
         finally:
             self._cancel()
 
@@ -189,16 +196,26 @@ class Waves:
         index = self._forget(future)
         if status == "cancelled":
             raise JobError(f"the connection to {self._where} was lost; mend that and {RESUMES}")
-        if error is not None:
-            if not isinstance(error, KilledWorker):
-                raise error
-            self._deaths[index] += 1
-            if self._deaths[index] > RESUBMITTED:
-                yield self._give_up(index)
-                return
-        # dead, or its result lost with its worker
+        if error is None:
+            self._resubmit(index)  # its result was lost with its worker
+        elif not isinstance(error, KilledWorker):
+            raise error
+        elif self._alone == index:
+            yield self._give_up(index)
+        else:
+            self._suspects.append(index)
+
+    def _resubmit(self, index: int) -> None:
+        # under a name of its own: the scheduler may still know the other one
         self._again[index] += 1
         self._submit([index])
+
+    def _question(self) -> None:
+        """Try the next suspect, when nothing else runs that it could be mistaken for."""
+        self._alone = None
+        if self._suspects and not self._pending:
+            self._alone = self._suspects.popleft()
+            self._resubmit(self._alone)
 
     def _forget(self, future: Future) -> int:
         """Let go of a task, and of its result; its index."""
@@ -208,10 +225,11 @@ class Waves:
 
     def _give_up(self, index: int) -> Any:
         told = (
-            f"its worker died each time, {self._deaths[index]} times over; most often the memory "
-            "did not suffice: give workers more of it, or make tiles smaller"
+            "its worker died whenever it was tried; most often the memory did not suffice: give "
+            "workers more of it, or make tiles smaller"
         )
-        if not hasattr(self._task, "give_up"):
+        # if nothing at all was finished, it is not this tile
+        if not self._came or not hasattr(self._task, "give_up"):
             raise JobError(f"{self._stage} {index} could not be computed: {told}; then {RESUMES}")
         return self._task.give_up(index, told)
 

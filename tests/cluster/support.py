@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -46,16 +47,17 @@ def tools_of(labels: NDArray[Any]) -> Portable:
 
 @dataclass(frozen=True)
 class Lethal:
-    """Kills its process where it sees an object, so often."""
+    """Kills its process where it sees an object, as often as a file in the folder says."""
 
     poison: int
-    times: int
     folder: str
 
     def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
         labels = (pixels.astype(np.int64) << np.array([0, 8, 16])).sum(axis=-1)
-        if (labels == self.poison).any() and len(list(Path(self.folder).iterdir())) < self.times:
-            (Path(self.folder) / str(time.time_ns())).touch()
+        folder = Path(self.folder)
+        times = int((folder / "times").read_text())
+        if (labels == self.poison).any() and len(list(folder.glob("[0-9]*"))) < times:
+            (folder / str(time.time_ns())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return Oracle()(pixels, valid)
 
@@ -96,7 +98,17 @@ def scheduler(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A scheduler as people start one, in a process of its own."""
     command = ("scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard")
     with started(*command) as process:
+        until = time.monotonic() + 60
+        while not _listens(port):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
         yield process
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager

@@ -264,20 +264,21 @@ def test_many_killed_workers_change_nothing(again: int, tmp_path: Path) -> None:
     assert len(killed) >= 1
 
 
-def lethal(tmp_path: Path, executor: DaskExecutor, times: int) -> JobResult:
-    """A job of which one tile kills its worker so often."""
+def lethal(tmp_path: Path, executor: Any, times: int, **options: Any) -> JobResult:
+    """A job of which some tiles kill their worker, so often altogether."""
     folder = tmp_path / "deaths"
-    folder.mkdir()
-    options = {"poison": 30, "times": times, "folder": str(folder)}
-    job = replace(oracle_job(tmp_path / "job", segmenter_options=options), segmenter="lethal")
-    return run_job(job, tools=TOOLS, executor=executor)
+    folder.mkdir(exist_ok=True)
+    (folder / "times").write_text(str(times))
+    told = {"poison": 52, "folder": str(folder)}
+    job = replace(oracle_job(tmp_path / "job", segmenter_options=told), **options)
+    return run_job(replace(job, segmenter="lethal"), tools=TOOLS, executor=executor)
 
 
 def test_a_tile_that_kills_its_worker_now_and_then_is_tried_again(
     tmp_path: Path, dask: DaskExecutor, serial: str
 ) -> None:
     assert fingerprint(lethal(tmp_path, dask, 2)) == serial
-    assert len(list((tmp_path / "deaths").iterdir())) == 2
+    assert len(list((tmp_path / "deaths").glob("[0-9]*"))) == 2
 
 
 @pytest.fixture
@@ -297,13 +298,18 @@ def impatient(dask: DaskExecutor) -> Iterator[None]:
 def test_tiles_that_always_kill_their_worker_are_quarantined(
     tmp_path: Path, dask: DaskExecutor
 ) -> None:
-    result = lethal(tmp_path, dask, 10**6)
-    assert 1 <= len(result.quarantined) < len(result.tiles)
+    result = lethal(tmp_path, dask, 10**6, halo=1)
+    assert [tile.index for tile in result.quarantined] == tiles_that_see(52, result)
+    assert len(result.quarantined) < 3
     assert "most often the memory did not suffice" in str(result.quarantined[0].error)
-    assert not result.complete
     # what was named is tried again, and done
-    again = run_job(replace(result.job, segmenter="oracle", segmenter_options={}), tools=TOOLS)
+    again = lethal(tmp_path, SerialExecutor(), 0, halo=1)
     assert again.complete
+    assert len(again.tiles) == len(result.tiles)
+
+
+def tiles_that_see(name: int, result: JobResult) -> list[int]:
+    return [tile.index for tile in result.grid if (TRUTH[tile.read.slices[1:]] == name).any()]
 
 
 @pytest.mark.usefixtures("impatient")
