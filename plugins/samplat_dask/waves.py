@@ -29,6 +29,8 @@ LEAST, MOST = 16, 4096
 """Tasks with the scheduler, however few or many threads there are."""
 RETRIES = 2
 """How often a task that raised is tried again, perhaps by another worker."""
+TOGETHER = 0.05
+"""Seconds that a result waits for others, to be fetched with them; a quarter of all is enough."""
 LOOK = 5.0
 """Seconds after which one looks again how many workers there are."""
 PATIENCE = 300.0
@@ -150,10 +152,7 @@ class Waves:
         began = time.monotonic()
         while True:
             with suppress(queue.Empty):
-                found = [self._finished.get(timeout=LOOK)]
-                while not self._finished.empty():
-                    found.append(self._finished.get())
-                return found
+                return self._with_others(self._finished.get(timeout=LOOK))
             if self._ask(lambda: threads_of(self._client)):
                 began = time.monotonic()
             elif time.monotonic() - began > patience():
@@ -161,6 +160,14 @@ class Waves:
                     f"all workers of {self._where} have been gone for {patience():g} s; "
                     f"start some and {RESUMES}"
                 )
+
+    def _with_others(self, first: Future) -> list[Future]:
+        """A task that ended, and those that end soon after it: results cost a message each time."""
+        found, until = [first], time.monotonic() + TOGETHER
+        with suppress(queue.Empty):
+            while 4 * len(found) < self._room and len(found) < len(self._pending):
+                found.append(self._finished.get(timeout=max(0, until - time.monotonic())))
+        return found
 
     def _collect(self, ended: Sequence[Future]) -> Iterator[Any]:
         done = [future for future in ended if future.status == "finished"]
