@@ -92,17 +92,14 @@ class DaskExecutor:
 
         if not len(indices):
             return
-        with self._told(task) as token:
-            inferring = getattr(task, "infers", False) and offers(self.client, GPU)
-            yield from Waves(
-                client=self.client,
-                task=task,
-                token=token,
-                resources={GPU: 1} if inferring else {},
-            ).results(indices)
+        inferring = getattr(task, "infers", False) and offers(self.client, GPU)
+        resources: dict[str, float] = {GPU: 1} if inferring else {}
+        with self._told(task, resources) as token:
+            waves = Waves(client=self.client, task=task, token=token, resources=resources)
+            yield from waves.results(indices)
 
     @contextmanager
-    def _told(self, task: Callable[[int], Any]) -> Iterator[str]:
+    def _told(self, task: Callable[[int], Any], resources: dict[str, float]) -> Iterator[str]:
         """All workers know the task, for a while, by a name."""
         from samplat_dask.worker import StagePlugin
 
@@ -111,7 +108,7 @@ class DaskExecutor:
             token=token,
             payload=pickle.dumps(task),
             expected=plugin_versions()["samplat"],
-            warm=getattr(task, "infers", False),
+            resources=resources,
         )
         name = f"samplat-{token}"
         try:

@@ -62,7 +62,9 @@ class Kept:
     def warm(self) -> None:
         """Make what the task needs, before it is asked for an index."""
         try:
-            self.task().warm()
+            task = self.task()
+            if hasattr(task, "warm"):
+                task.warm()
         except Exception:  # noqa: BLE001 the first index says it better
             return
 
@@ -77,24 +79,28 @@ class Kept:
 class StagePlugin(WorkerPlugin):  # type: ignore[misc] # its library is typed by halves
     """Tells a worker of a stage."""
 
-    def __init__(self, *, token: str, payload: bytes, expected: str, warm: bool) -> None:
+    def __init__(
+        self, *, token: str, payload: bytes, expected: str, resources: dict[str, float]
+    ) -> None:
         """A stage for workers.
 
         Args:
             token: its name.
             payload: its task, pickled.
             expected: the distribution of samplat that the client has.
-            warm: whether its task has a model to load.
+            resources: what a worker must offer that is to run it.
         """
         self.token, self.payload = token, payload
-        self.expected, self.warm = expected, warm
+        self.expected, self.resources = expected, resources
 
     def setup(self, worker: Any) -> None:
         """Keep the task, and begin to load its model while no index is there yet."""
         with _lock:
             kept = _kept.setdefault(self.token, Kept(self.payload, self.expected))
             kept.users += 1
-        if self.warm and kept.users == 1:
+        offered = worker.state.total_resources
+        able = all(offered.get(name, 0) >= least for name, least in self.resources.items())
+        if able and kept.users == 1:
             threading.Thread(target=kept.warm, name="samplat-warm", daemon=True).start()
 
     async def teardown(self, worker: Any) -> None:

@@ -93,6 +93,11 @@ def fingerprint(result: JobResult) -> str:
     return found.hexdigest()
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @contextmanager
 def scheduler(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A scheduler as people start one, in a process of its own."""

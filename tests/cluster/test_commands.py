@@ -18,8 +18,7 @@ import pytest
 import rasterio
 from affine import Affine
 
-from cluster.support import scheduler, started
-from cluster.test_refusals import free_port
+from cluster.support import free_port, scheduler, started
 from core.oracle import random_labels
 from samplat_dask import cluster
 

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.support import fingerprint, portable, tools_of
+from cluster.support import fingerprint, free_port, portable, scheduler, started, tools_of
 from core import test_nested as nesting
 from core.oracle import oracle_job, oracle_tools, paint, random_labels
 from core.test_prompted import Scene, point
@@ -205,6 +205,29 @@ def test_each_process_makes_one_segmenter(tmp_path: Path, dask: DaskExecutor, se
     assert sorted(processes) == sorted({*workers, str(os.getpid())})
 
 
+@pytest.mark.slow
+def test_only_workers_with_a_gpu_run_the_model(tmp_path: Path, serial: str) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    port = free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    options = {"segmenter_options": {"folder": str(made)}}
+    job = replace(oracle_job(tmp_path / "job", **options), segmenter="by-process")
+    plain = ("worker", address, "--no-dashboard", "--no-nanny", "--nthreads", "1")
+    with (
+        scheduler(port),
+        started(*plain),
+        started(*plain, "--resources", "GPU=1") as with_gpu,
+        DaskExecutor(address=address) as executor,
+    ):
+        executor.client.wait_for_workers(2, timeout=60)
+        result = run_job(job, tools=TOOLS, executor=executor)
+    assert fingerprint(result) == serial
+    # and this process, which found out that it can be made
+    processes = sorted(path.name.split("-")[0] for path in made.iterdir())
+    assert processes == sorted(map(str, (with_gpu.pid, os.getpid())))
+
+
 def workers_of(executor: DaskExecutor) -> list[psutil.Process]:
     """Processes of our own that are ready to work."""
     pids = executor.client.run(os.getpid, on_error="ignore").values()
@@ -274,6 +297,7 @@ def lethal(tmp_path: Path, executor: Any, times: int, **options: Any) -> JobResu
     return run_job(replace(job, segmenter="lethal"), tools=TOOLS, executor=executor)
 
 
+@pytest.mark.slow
 def test_a_tile_that_kills_its_worker_now_and_then_is_tried_again(
     tmp_path: Path, dask: DaskExecutor, serial: str
 ) -> None:

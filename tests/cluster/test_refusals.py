@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cluster.support import Portable, fingerprint, portable, scheduler, started, tools_of
+from cluster.support import Portable, fingerprint, free_port, portable, scheduler, started, tools_of
 from core.oracle import OracleFactory, oracle_job, oracle_tools, random_labels
 from samplat import InputError, JobError, SegmentJob, run_job
 from samplat_dask import checks, cluster, waves
@@ -24,11 +24,6 @@ from samplat_dask.executor import DaskExecutor, DaskFactory
 
 TRUTH = random_labels(np.random.default_rng(5), (60, 70), 14, 60)
 TOOLS = tools_of(TRUTH)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture
