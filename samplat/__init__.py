@@ -50,17 +50,23 @@ _HOME = {
         "gather_prompts",
     ),
     "job_command": (
+        "ExecutorChoice",
+        "ExecutorName",
         "JobCommand",
+        "SchedulerAddress",
+        "Workers",
         "check_image",
+        "chosen_executor",
         "default_job_dir",
         "exporters_for",
         "fitting_tiles",
         "usage_error",
         "write_outputs",
     ),
+    "executors": ("Executor", "ExecutorFactory"),
     "pipeline": ("run_job",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
-    "plugins": ("Registry", "registry", "segment"),
+    "plugins": ("Registry", "plugin_versions", "registry", "segment"),
     "prediction": ("Prediction", "embed", "mask_prompts", "predict"),
     "progress": ("Progress", "choose_progress"),
     "prompters": ("Prompter",),
@@ -84,6 +90,10 @@ __all__ = [
     "Embedding",
     "EmbeddingCache",
     "EmbeddingKey",
+    "Executor",
+    "ExecutorChoice",
+    "ExecutorFactory",
+    "ExecutorName",
     "Exporter",
     "FeaturePrompt",
     "GridParameters",
@@ -112,6 +122,7 @@ __all__ = [
     "Sam",
     "SamplatError",
     "ScenePrompts",
+    "SchedulerAddress",
     "SegmentJob",
     "Segmenter",
     "SegmenterFactory",
@@ -129,6 +140,7 @@ __all__ = [
     "TileGrid",
     "Window",
     "Windows",
+    "Workers",
     "as_machine_code",
     "between_masks",
     "check_file",
@@ -136,6 +148,7 @@ __all__ = [
     "check_new_name",
     "check_writable",
     "choose_progress",
+    "chosen_executor",
     "default_job_dir",
     "embed",
     "exporters_for",
@@ -156,6 +169,7 @@ __all__ = [
     "narrowed",
     "open_result",
     "plan",
+    "plugin_versions",
     "predict",
     "registry",
     "rehearse",
@@ -196,14 +210,20 @@ if TYPE_CHECKING:
     )
     from samplat.downloads import home
     from samplat.embedding import Embedding, EmbeddingKey
+    from samplat.executors import Executor, ExecutorFactory
     from samplat.files import check_file, check_writable, replacing
     from samplat.finished import open_result
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.job_command import (
+        ExecutorChoice,
+        ExecutorName,
         JobCommand,
+        SchedulerAddress,
+        Workers,
         check_image,
+        chosen_executor,
         default_job_dir,
         exporters_for,
         fitting_tiles,
@@ -231,7 +251,7 @@ if TYPE_CHECKING:
         SourceSpec,
         Stretch,
     )
-    from samplat.plugins import Registry, registry, segment
+    from samplat.plugins import Registry, plugin_versions, registry, segment
     from samplat.prediction import Prediction, embed, mask_prompts, predict
     from samplat.progress import Progress, choose_progress
     from samplat.prompters import Prompter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -63,6 +63,8 @@ def answer_prompts(
 @dataclass(frozen=True, kw_only=True)
 class AnswerWork(BenchWork):
     """Answers the prompts of one window and enters them in the ledger."""
+
+    stage: ClassVar[str] = "answer"
 
     def read(self, bench: Bench, index: int) -> View | StackView:
         """What is seen through the window."""

@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from samplat.ledger import Outcome, TileRecord
 from samplat.objects import TileObjects
@@ -87,6 +87,11 @@ def attempt(work: Callable[[], T], number: int = 1, before: float = 0.0) -> Atte
 class Work(Protocol[B, S, F]):
     """What is done for one index, a tile's or a unit's; picklable."""
 
+    stage: ClassVar[str]
+    """What it does, in a word."""
+    infers: ClassVar[bool]
+    """Whether that takes a model."""
+
     def bench(self) -> B:
         """What it takes, made once per process. A failure here concerns the whole job."""
         ...
@@ -103,6 +108,10 @@ class Work(Protocol[B, S, F]):
         """Its new record in the ledger, after what was found or the failure to do so."""
         ...
 
+    def close(self) -> None:
+        """Give up what `bench` made in this process."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class TriedTask(Generic[B, S, F]):
@@ -114,6 +123,28 @@ class TriedTask(Generic[B, S, F]):
     def __call__(self, index: int) -> TileRecord:
         """The new record. Raises only what concerns the whole job."""
         return self.write(index, self.find(index, self.read(index)))
+
+    @property
+    def stage(self) -> str:
+        """What the work does, in a word."""
+        return self.work.stage
+
+    @property
+    def infers(self) -> bool:
+        """Whether that takes a model."""
+        return self.work.infers
+
+    def warm(self) -> None:
+        """Make what the work takes in this process."""
+        self.work.bench()
+
+    def close(self) -> None:
+        """Give that up."""
+        self.work.close()
+
+    def give_up(self, index: int, error: str) -> TileRecord:
+        """The record of an index of which no process came back."""
+        return self.work.write(index, Attempt(number=ATTEMPTS, error=error))
 
     @property
     def stages(self) -> tuple[Callable[..., Any], ...]:

@@ -6,9 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from samplat.errors import InputError
 
@@ -24,6 +25,49 @@ class Executor(Protocol):
 
     def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
         """Results as they come, in any order. The first exception of a task is raised."""
+        ...
+
+    # An executor may also be `Distant` and `Closable`.
+    #
+    # Tasks may tell more: `stage`, a short name of what they do; `infers`, True for those
+    # that run a model; `warm()`, which makes what they need in this process, once; `close()`, which
+    # gives that up; and `give_up(index, error)`, the result for an index whose worker died again
+    # and again.
+
+
+@contextmanager
+def closing(executor: Executor) -> Iterator[Executor]:
+    """An executor that gives up afterwards what it holds, if it holds anything."""
+    try:
+        yield executor
+    finally:
+        if isinstance(executor, Closable):
+            executor.close()
+
+
+@runtime_checkable
+class Closable(Protocol):
+    """What holds something: an executor a cluster."""
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+@runtime_checkable
+class Distant(Protocol):
+    """An executor whose tasks may run where the image, the model or the directory are not seen."""
+
+    def check(self, plan: Any, tools: Any) -> None:
+        """Find out, before any work, whether all workers can do a job.
+
+        Args:
+            plan: the job, its paths absolute; its directory is there.
+            tools: what its names stand for.
+
+        Raises:
+            InputError: one cannot, and why.
+        """
         ...
 
 

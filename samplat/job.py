@@ -510,6 +510,19 @@ def _check_image(info: ImageInfo, path: str) -> None:
         raise InputError(f"{path} holds {info.dtype}; expected real numbers: convert it first")
 
 
+def located(job: SegmentJob) -> SegmentJob:
+    """The same job for processes with another working directory: local paths are absolute."""
+    image, model = Path(job.source.path), Path(job.model or "")
+    if image.exists():
+        job = replace(job, source=replace(job.source, path=str(image.absolute())))
+    # a folder may happen to have the name of a model
+    if model.is_file() and (model.suffix or len(model.parts) > 1):
+        job = replace(job, model=str(model.absolute()))
+    if job.embeddings is not None:
+        job = replace(job, embeddings=str(Path(job.embeddings).absolute()))
+    return replace(job, job_dir=str(Path(job.job_dir).absolute()))
+
+
 def provenance(planned: Plan) -> dict[str, Any]:
     """Where and with what a job was first run, for `run.json`; decides nothing.
 

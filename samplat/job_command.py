@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
+    from samplat.executors import Executor, ExecutorFactory
     from samplat.hookspecs import Exporter
     from samplat.job import JobResult, Plan, SegmentJob
     from samplat.pixels import ImageInfo
@@ -22,10 +25,82 @@ if TYPE_CHECKING:
     from samplat.rehearsal import Rehearsal
 
 
+ExecutorName = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="overlapping (reads and writes meanwhile), serial, threads, or dask (processes, or "
+        "a cluster); overlapping unless --workers or --scheduler-address is given.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Threads, or processes of dask; one for each core."),
+]
+SchedulerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler-address", help="Of a Dask cluster, such as tcp://10.0.0.5:8786; implies dask."
+    ),
+]
+
+
 def usage_error(message: str) -> NoReturn:
     """End with status 2."""
     typer.echo(f"error: {message}", err=True)
     raise typer.Exit(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExecutorChoice:
+    """Who runs the tiles, as it was asked for on the command line."""
+
+    factory: ExecutorFactory
+    """Makes the executor."""
+    options: Mapping[str, Any]
+    """It is told."""
+
+    @contextmanager
+    def running(self) -> Iterator[Executor]:
+        """The executor, for a while.
+
+        Raises:
+            InputError: it cannot be had.
+        """
+        from samplat.executors import closing
+
+        with closing(self.factory.create(**self.options)) as executor:
+            yield executor
+
+
+def chosen_executor(
+    tools: Registry,
+    name: str | None,
+    *,
+    workers: int | None = None,
+    scheduler_address: str | None = None,
+) -> ExecutorChoice:
+    """The executor that options name, or a usage error.
+
+    Args:
+        tools: the registry.
+        name: of the executor; None for the one that the other options mean.
+        workers: how many.
+        scheduler_address: of a cluster.
+    """
+    given = {"workers": workers, "scheduler_address": scheduler_address}
+    options = {option: value for option, value in given.items() if value is not None}
+    meant = "dask" if "scheduler_address" in options else "threads" if options else "overlapping"
+    name, known = name or meant, tools.names("executors")
+    if name not in known:
+        more = "" if "dask" in known else "; dask needs: pip install 'samplat[dask]'"
+        usage_error(f"--executor must be one of {', '.join(known)}; got {name!r}{more}")
+    factory = tools.executor(name)
+    takes = inspect.signature(factory.create).parameters
+    for option in options:
+        if option not in takes:
+            usage_error(f"--executor {name} takes no --{option.replace('_', '-')}; leave it out")
+    return ExecutorChoice(factory=factory, options=options)
 
 
 def exporters_for(
@@ -146,17 +221,18 @@ class JobCommand:
         typer.echo("\n".join(lines))
         typer.echo(_projected(rehearsed, planned))
 
-    def carry_out(self, executor: str, *, overwrite: bool) -> None:
+    def carry_out(self, chosen: ExecutorChoice, *, overwrite: bool) -> None:
         """Run the job, write the outputs, say what was done."""
         from samplat.pipeline import run_job
 
-        result = run_job(
-            self.job,
-            tools=self.tools,
-            executor=self.tools.executor(executor).create(),
-            progress=self.progress,
-            overwrite=overwrite,
-        )
+        with chosen.running() as executor:
+            result = run_job(
+                self.job,
+                tools=self.tools,
+                executor=executor,
+                progress=self.progress,
+                overwrite=overwrite,
+            )
         write_outputs(result, self.exporters, self.progress)
         for warning in result.warnings:
             self.progress.message(f"warning: {warning}")

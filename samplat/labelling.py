@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def paint_labels(planned: Plan, records: Sequence[TileRecord], final: str, stage
 class PaintTask:
     """Writes the final labels of one tile's write window."""
 
+    stage: ClassVar[str] = "paint"
     plan: Plan
     final: str
 

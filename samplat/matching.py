@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,7 @@ def _record(store: JobStore, index: int, ledger: str) -> TileRecord:
 class SeamTask:
     """Finds what the objects of one tile have to do with those of its neighbours."""
 
+    stage: ClassVar[str] = "seams"
     plan: Plan
     ledger: str
     """Digest of all records: those of neighbours are kept as long as it is the same."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,6 +158,7 @@ def _done(
 class LinkTask:
     """Finds which masks of a tile are masks of its neighbours of higher index."""
 
+    stage: ClassVar[str] = "links"
     nesting: Nesting
 
     def __call__(self, index: int) -> str:
@@ -201,6 +202,7 @@ def _left_of(job: Nesting, index: int) -> tuple[Labels, NDArray[np.int64]]:
 class LayerTask:
     """Finds what all masks cover of one tile."""
 
+    stage: ClassVar[str] = "layers"
     nesting: Nesting
     groups: str
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,7 @@ def survey_inputs(record: TileRecord, seams: str | None) -> str:
 class SurveyTask:
     """Finds the regions of what a tile paints, and enters them in the ledger."""
 
+    stage: ClassVar[str] = "regions"
     plan: Plan
     tools: Tools
     pixel_areas: tuple[float, ...]
@@ -107,6 +109,10 @@ class SurveyTask:
             regions = self._opened(index, regions, image)
         inputs = survey_inputs(record, seams_digest(self.plan, index))
         return self.plan.store.write_regions(index, regions, inputs)
+
+    def close(self) -> None:
+        """Close the image, if it was looked at."""
+        SOURCES.close(self.plan)
 
     def _opened(self, index: int, regions: Regions, image: NDArray[np.int32]) -> Regions:
         """Regions, with those that cannot be a part of a hole marked."""

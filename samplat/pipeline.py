@@ -10,8 +10,17 @@ in a module of its own; here is their order.
 from __future__ import annotations
 
 from samplat.answering import AnswerLedger, answer_prompts, report_answers
-from samplat.executors import Executor, SerialExecutor
-from samplat.job import JobResult, Plan, SegmentJob, Tools, plan, provenance, warnings_of
+from samplat.executors import Distant, Executor, SerialExecutor
+from samplat.job import (
+    JobResult,
+    Plan,
+    SegmentJob,
+    Tools,
+    located,
+    plan,
+    provenance,
+    warnings_of,
+)
 from samplat.labelling import paint_labels
 from samplat.ledger import TileRecord
 from samplat.matching import match_seams
@@ -50,10 +59,13 @@ def run_job(
         CheckpointError: the model cannot be loaded; the directory is as it was.
         JobError: the directory holds another job, is in use, or damaged; or every tile failed.
     """
-    planned = plan(job, tools)
+    distant = executor if isinstance(executor, Distant) else None
+    planned = plan(job if distant is None else located(job), tools)
     store, stages = planned.store, Stages(executor=executor, progress=progress)
     segmenter = load_before_claiming(planned, tools, overwrite)
     with store.lease(), BENCHES.closing(planned), SOURCES.closing(planned):
+        if distant is not None:
+            distant.check(planned, tools)
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
         if segmenter is not None:
             shared_bench(planned, tools, segmenter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,9 @@ def place_answers(planned: Plan, answers: AnswerLedger, stages: Stages) -> tuple
 class PlaceWork:
     """Cuts the answers to one tile, and enters them in the ledger as its objects."""
 
+    stage: ClassVar[str] = "place"
+    infers: ClassVar[bool] = False
+
     plan: Plan
     answers: AnswerLedger
 
@@ -54,6 +58,9 @@ class PlaceWork:
     def write(self, index: int, found: Attempt[TileObjects | None]) -> TileRecord:
         """The tile's record, after its objects."""
         return enter_objects(self.plan.store, index, found, self.inputs(index))
+
+    def close(self) -> None:
+        """There is nothing to give up."""
 
     def inputs(self, index: int) -> str:
         """Digest of the answers that meet a tile."""

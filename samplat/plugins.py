@@ -260,6 +260,17 @@ def plugins() -> Plugins:
     return load_plugins()
 
 
+def plugin_versions() -> dict[str, str]:
+    """What a process computes with: the distribution of each plugin that is ready, by name.
+
+    The core is `samplat`. Processes that share a job should agree on those that it needs.
+    """
+    from importlib.metadata import version
+
+    ready = {info.name: info.distribution for info in plugins().infos if info.status == "ready"}
+    return {"samplat": f"samplat {version('samplat')}", **ready}
+
+
 @functools.cache
 def registry() -> Registry:
     """What the installed plugins register, collected once per process."""

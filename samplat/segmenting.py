@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileReco
 @dataclass(frozen=True, kw_only=True)
 class TileWork(BenchWork):
     """Segments one tile and enters it in the ledger."""
+
+    stage: ClassVar[str] = "segment"
 
     def read(self, bench: Bench, index: int) -> TilePixels | None:
         """The tile's pixels."""

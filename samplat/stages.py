@@ -98,6 +98,15 @@ class WithIndex(Generic[T]):
 
     task: Callable[[int], T]
 
+    @property
+    def stage(self) -> str:
+        """What the task does, in a word."""
+        return getattr(self.task, "stage", "")
+
+    def close(self) -> None:
+        """Give up what the task made in this process."""
+        getattr(self.task, "close", lambda: None)()
+
     def __call__(self, index: int) -> tuple[int, T]:
         """The index, and what the task makes of it."""
         return index, self.task(index)

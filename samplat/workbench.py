@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from samplat.answers import PromptedSegmenter
 from samplat.files import canonical, sha256
@@ -53,10 +53,14 @@ class Shared(Generic[C]):
         try:
             yield
         finally:
-            with self._lock:
-                made = self._made.pop(_key(planned), None)
-            if made is not None:
-                made.close()
+            self.close(planned)
+
+    def close(self, planned: Plan) -> None:
+        """Close the one of a job, if it was made in this process."""
+        with self._lock:
+            made = self._made.pop(_key(planned), None)
+        if made is not None:
+            made.close()
 
 
 def _key(planned: Plan) -> str:
@@ -106,6 +110,8 @@ def load_segmenter(job: SegmentJob, tools: Tools) -> AnySegmenter:
 class BenchWork:
     """What all work has in common that needs an image and a segmenter, see `attempts.Work`."""
 
+    infers: ClassVar[bool] = True
+
     plan: Plan
     """The job."""
     tools: Tools
@@ -114,6 +120,10 @@ class BenchWork:
     def bench(self) -> Bench:
         """The image and the segmenter."""
         return shared_bench(self.plan, self.tools)
+
+    def close(self) -> None:
+        """Close the image, and let go of the segmenter."""
+        BENCHES.close(self.plan)
 
 
 def load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> AnySegmenter | None:

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from samplat import (
+    ExecutorName,
     JobCommand,
+    SchedulerAddress,
+    Workers,
+    chosen_executor,
     default_job_dir,
     exporters_for,
     fitting_tiles,
@@ -175,9 +179,9 @@ def tile_segment(
         int | None,
         typer.Option(min=1, help="Pixels seen around a prompt; what the model sees at full size."),
     ] = None,
-    executor: Annotated[
-        str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
-    ] = "overlapping",
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    scheduler_address: SchedulerAddress = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -228,7 +232,8 @@ def tile_segment(
     segmenter = segmenter or ("automatic" if asked is None else "prompted")
     # what was asked for shall show, inside of something larger too
     overlaps = overlaps or ("best" if asked is None else "small")
-    _check_choices(tools, overlaps=overlaps, executor=executor, segmenter=segmenter)
+    _check_choices(tools, overlaps=overlaps, segmenter=segmenter)
+    chosen = chosen_executor(tools, executor, workers=workers, scheduler_address=scheduler_address)
     rescaler, rescaler_options = _parse_stretch(stretch)
     factors = _parse_scales(scales)
     tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
@@ -272,7 +277,7 @@ def tile_segment(
     if dry_run:
         run.describe(planned)
     else:
-        run.carry_out(executor, overwrite=overwrite)
+        run.carry_out(chosen, overwrite=overwrite)
 
 
 def _input_size(tools: Registry, model: str, scale: int) -> int:
@@ -283,7 +288,6 @@ def _input_size(tools: Registry, model: str, scale: int) -> int:
 def _check_choices(tools: Registry, **values: str) -> None:
     known = {
         "overlaps": OVERLAPS,
-        "executor": tools.names("executors"),
         "segmenter": tools.names("segmenters"),
     }
     for option, value in values.items():

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from samplat import JobCommand, default_job_dir, exporters_for, fitting_tiles, usage_error
+from samplat import (
+    ExecutorName,
+    JobCommand,
+    SchedulerAddress,
+    Workers,
+    chosen_executor,
+    default_job_dir,
+    exporters_for,
+    fitting_tiles,
+    usage_error,
+)
 from samplat_volume.options import (
     SPACES,
     AllowDuplicates,
@@ -136,9 +146,9 @@ def volume_segment(
     allow_gaps: AllowGaps = False,
     allow_duplicates: AllowDuplicates = False,
     allow_truncated: AllowTruncated = False,
-    executor: Annotated[
-        str, typer.Option(help="overlapping (reads and writes meanwhile), serial or threads.")
-    ] = "overlapping",
+    executor: ExecutorName = None,
+    workers: Workers = None,
+    scheduler_address: SchedulerAddress = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for embeddings of slices: other thresholds need no encoding."),
@@ -178,9 +188,8 @@ def volume_segment(
     exporters = exporters_for(tools, out, image=image)
     follows = prompts is not None
     segmenter = segmenter or ("propagated" if follows else "automatic")
-    _check_choices(
-        tools, segmenter=segmenter, executor=executor, overlaps=overlaps, follows=follows
-    )
+    _check_choices(tools, segmenter=segmenter, overlaps=overlaps, follows=follows)
+    chosen = chosen_executor(tools, executor, workers=workers, scheduler_address=scheduler_address)
     if follows:
         _check_unused(
             gap=gap,
@@ -250,7 +259,7 @@ def volume_segment(
     if dry_run:
         run.describe(planned)
     else:
-        run.carry_out(executor, overwrite=overwrite)
+        run.carry_out(chosen, overwrite=overwrite)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -261,7 +270,6 @@ def _given(**options: Any) -> dict[str, Any]:
 def _check_choices(tools: Registry, *, follows: bool, **values: str) -> None:
     known = {
         "overlaps": OVERLAPS,
-        "executor": tools.names("executors"),
         "segmenter": [n for n in tools.names("segmenters") if _fits(tools, n, follows)],
     }
     for option, value in values.items():

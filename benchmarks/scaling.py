@@ -1,0 +1,333 @@
+"""A job on many processes: the same labels, what that costs, who may die, who can listen.
+
+    python benchmarks/scaling.py [--tiles N] [--workers N] [--runs N] [--only ROW ...] [--json OUT]
+
+Tiles are 32 x 32 pixels of a picture of random objects, with a halo of 8; the segmenter knows the
+truth and sleeps for 50 ms before it tells, so that a few cores can host many workers.
+
+    identity    SHA-256 of decoded labels and table on threads, on 1, 2, 4 and 8 processes of Dask,
+                tasks handed over in random orders: how many runs differ from the serial one
+    efficiency  the stage of tiles on `--workers` processes: tiles x 50 ms / workers over the
+                seconds that it took; what a tile takes a worker beyond its sleep, in ms; how many
+                tasks the scheduler knew at most; growth of its process, which is ours, in MiB
+    kills       runs on 4 processes of which a random one is killed (SIGKILL) every 4 s on average:
+                how many finished, how many differ, how many were killed
+    listen      addresses at which the processes of a local cluster listen
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import samplat
+from samplat.errors import SamplatError
+from samplat.executors import SerialExecutor, ThreadsExecutor
+from samplat.files import check_file
+from samplat.masks import MaskSet, mask_set
+from samplat.pixels import IdentityRescaler
+from samplat.progress import Silent
+
+ROOT = Path(__file__).parents[1]
+SIDE, HALO, SLEEP = 32, 8, 0.05
+INTERVAL = 4.0
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Labels (y, x) in a file, as the bytes of an RGB picture."""
+
+    labels: NDArray[np.int64]
+
+    @property
+    def info(self) -> samplat.ImageInfo:
+        return samplat.ImageInfo(shape=(1, *self.labels.shape), bands=3, dtype="uint8")
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.labels.shape).encode()).hexdigest()
+
+    def read(self, window: samplat.Window) -> NDArray[np.uint8]:
+        part = np.asarray(self.labels[None][window.slices])
+        return np.stack([(part >> shift) & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+
+    def valid(self, window: samplat.Window) -> NDArray[np.bool_]:
+        return np.ones(window.shape, bool)
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Sleeper:
+    """Sleeps, and tells the truth."""
+
+    seconds: float
+
+    def __call__(self, pixels: NDArray[np.uint8], valid: NDArray[np.bool_]) -> MaskSet:
+        time.sleep(self.seconds)
+        labels = (pixels.astype(np.int64) << np.array([0, 8, 16])).sum(axis=-1)
+        ids = np.unique(labels[labels > 0])
+        return mask_set(labels[None] == ids[:, None, None])
+
+
+@dataclass(frozen=True)
+class Bed:
+    """Makes sleepers."""
+
+    name: str = "sleep"
+
+    def create(self, model: str | None, **options: Any) -> Sleeper:
+        return Sleeper(**options)
+
+    def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
+        return {}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the names in these jobs stand for, in every process."""
+
+    def open_source(self, spec: samplat.SourceSpec) -> Any:
+        return Picture(np.load(spec.path, mmap_mode="r"))
+
+    def rescaler(self, name: str) -> Any:
+        return IdentityRescaler()
+
+    def segmenter(self, name: str) -> Any:
+        return Bed()
+
+    def prompter(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def draw(folder: Path, tiles: int) -> Path:
+    """A picture of about so many tiles, with an object for each two of them."""
+    rows = max(1, int(tiles**0.5))
+    shape = (rows * SIDE, -(-tiles // rows) * SIDE)
+    labels, rng = np.zeros(shape, np.int64), np.random.default_rng(0)
+    for name in range(1, tiles // 2 + 1):
+        y, x = (int(rng.integers(0, n)) for n in shape)
+        labels[y : y + int(rng.integers(2, 16)), x : x + int(rng.integers(2, 16))] = name
+    path = folder / "picture.npy"
+    np.save(path, labels)
+    return path
+
+
+def run(picture: Path, folder: Path, executor: Any, progress: Any = None) -> samplat.JobResult:
+    job = samplat.SegmentJob(
+        source=samplat.SourceSpec(path=str(picture), factory="picture"),
+        job_dir=str(folder),
+        model=None,
+        segmenter="sleep",
+        segmenter_options={"seconds": SLEEP},
+        rescaler="none",
+        tile_size=SIDE,
+        halo=HALO,
+    )
+    return samplat.run_job(job, tools=Tools(), executor=executor, progress=progress or Silent())
+
+
+def digest(result: samplat.JobResult) -> str:
+    found = hashlib.sha256(str(result.objects.to_pylist()).encode())
+    for _, labels in result.shards():
+        found.update(labels.tobytes())
+    return found.hexdigest()
+
+
+def dask(workers: int) -> Any:
+    return samplat.registry().executor("dask").create(workers=workers)
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Hands tasks over in a random order."""
+
+    executor: Any
+    seed: int
+
+    def check(self, plan: Any, tools: Any) -> None:
+        self.executor.check(plan, tools)
+
+    def map(self, task: Callable[[int], Any], indices: Sequence[int]) -> Iterator[Any]:
+        order = np.random.default_rng(self.seed).permutation(len(indices))
+        return self.executor.map(task, [indices[i] for i in order])  # type: ignore[no-any-return]
+
+
+def identity_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    picture = draw(folder, min(parsed.tiles, 200))
+    expected = digest(run(picture, folder / "serial", SerialExecutor()))
+    found = {"threads": [digest(run(picture, folder / "threads", ThreadsExecutor(workers=2)))]}
+    for workers in (1, 2, 4, 8):
+        with dask(workers) as executor:
+            orders = (executor, *(Shuffled(executor, k) for k in range(1, parsed.runs)))
+            found[f"dask_{workers}"] = [
+                digest(run(picture, folder / f"{workers}-{k}", each))
+                for k, each in enumerate(orders)
+            ]
+    return {name: f"{sum(d != expected for d in each)}/{len(each)}" for name, each in found.items()}
+
+
+def known_tasks(dask_scheduler: Any) -> int:
+    return len(dask_scheduler.tasks)
+
+
+@dataclass
+class Clock(Silent):
+    """Times the stage of tiles, and looks what the scheduler knows."""
+
+    executor: Any
+    began: float = 0.0
+    seconds: float = 0.0
+    known: list[int] = field(default_factory=list)
+
+    def start(self, stage: str, total: int) -> None:
+        if stage == "tiles":
+            self.began = time.monotonic()
+
+    def advance(self, stage: str, steps: int = 1) -> None:
+        if stage == "tiles" and steps == 1 and len(self.known) < time.monotonic() - self.began:
+            self.known.append(self.executor.client.run_on_scheduler(known_tasks))
+
+    def finish(self, stage: str) -> None:
+        if stage == "tiles":
+            self.seconds = time.monotonic() - self.began
+
+
+def efficiency_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    picture = draw(folder, parsed.tiles)
+    with dask(parsed.workers) as executor:
+        # imports and compiled loops are not the question
+        run(draw(folder / "warm", 8 * parsed.workers), folder / "first", executor)
+        before, clock = resident(), Clock(executor)
+        tiles = len(run(picture, folder / "job", executor, clock).tiles)
+        grown = resident() - before
+    ideal = tiles * SLEEP / parsed.workers
+    return {
+        "tiles": tiles,
+        "workers": parsed.workers,
+        "seconds": round(clock.seconds, 2),
+        "efficiency": round(ideal / clock.seconds, 3),
+        "overhead_ms": round(1000 * (clock.seconds - ideal) * parsed.workers / tiles, 2),
+        "tasks_known": max(clock.known, default=0),
+        "grown_mib": round(grown, 1),
+    }
+
+
+def resident() -> float:
+    """MiB of this process, in which the scheduler of a local cluster lives."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 2**20
+
+
+@contextmanager
+def murderer(executor: Any, seed: int) -> Iterator[list[int]]:
+    """Kills a random worker at random times."""
+    import psutil
+
+    over, rng, killed = threading.Event(), np.random.default_rng(seed), list[int]()
+
+    def kill() -> None:
+        while not over.wait(rng.exponential(INTERVAL)):
+            pids = executor.client.run(os.getpid, on_error="ignore").values()
+            found = [pid for pid in pids if isinstance(pid, int) and psutil.pid_exists(pid)]
+            if found:
+                killed.append(found[rng.integers(len(found))])
+                psutil.Process(killed[-1]).kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
+
+
+def kills_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    picture = draw(folder, min(parsed.tiles, 1000))
+    finished, different, dead = 0, 0, 0
+    expected = digest(run(picture, folder / "threads", ThreadsExecutor(workers=8)))
+    for k in range(parsed.runs):
+        with dask(4) as executor, murderer(executor, k) as killed:
+            try:
+                found = digest(run(picture, folder / str(k), executor))
+            except SamplatError as error:
+                print(f"    run {k}: {error}", file=sys.stderr)
+                continue
+            finally:
+                dead += len(killed)
+            finished += 1
+            different += found != expected
+    return {"runs": parsed.runs, "finished": finished, "different": different, "killed": dead}
+
+
+def listen_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    import psutil
+
+    with dask(2):
+        ours = psutil.Process()
+        family = [ours, *ours.children(recursive=True)]
+        found = [c.laddr.ip for p in family for c in p.net_connections() if c.status == "LISTEN"]
+    return {"addresses": sorted(set(found)), "sockets": len(found)}
+
+
+ROWS: dict[str, Callable[[argparse.Namespace, Path], Row]] = {
+    "identity": identity_row,
+    "efficiency": efficiency_row,
+    "kills": kills_row,
+    "listen": listen_row,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tiles", type=int, default=4000)
+    parser.add_argument("--workers", type=int, default=8, help="of the row efficiency")
+    parser.add_argument("--runs", type=int, default=10, help="of the rows identity and kills")
+    parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help="some of the rows")
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    parsed = parser.parse_args(arguments)
+    # workers unpickle what is defined here
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    found = {}
+    try:
+        if parsed.json:
+            check_file(parsed.json)
+        for name in parsed.only or ROWS:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "warm").mkdir()
+                found[name] = ROWS[name](parsed, Path(folder))
+            told = ", ".join(f"{key} {value}" for key, value in found[name].items())
+            print(f"{name:<12}{told}", flush=True)
+    except SamplatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if parsed.json:
+        parsed.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    # by its full name, so that what is pickled is found in other processes
+    from benchmarks.scaling import main as run_main
+
+    sys.exit(run_main())
