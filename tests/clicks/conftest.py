@@ -1,0 +1,63 @@
+"""A screen that nobody sees, and a napari viewer on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+QUIET = (
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::UserWarning:napari.*",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+"""What napari and its libraries say of themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "viewer" in getattr(item, "fixturenames", ()):
+            for text in QUIET:
+                item.add_marker(pytest.mark.filterwarnings(text))
+
+
+@pytest.fixture(scope="session")
+def display() -> Iterator[None]:
+    """An X server of this process's own, so that the tests run on any machine, unseen."""
+    read, write = os.pipe()
+    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"]
+    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        number = pipe.readline().strip()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISPLAY", f":{number}")
+        patch.delenv("WAYLAND_DISPLAY", raising=False)
+        patch.setenv("QT_QPA_PLATFORM", "xcb")
+        patch.setenv("LIBGL_ALWAYS_SOFTWARE", "1")
+        yield
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def viewer(display: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A real viewer, with settings of its own."""
+    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "napari-settings.yaml"))
+    import napari
+    from qtpy.QtWidgets import QApplication
+
+    made = napari.Viewer(show=True)
+    made.window.resize(1270, 900)
+    QApplication.processEvents()
+    yield made
+    for dock in list(made.window.dock_widgets.values()):
+        if hasattr(dock, "shutdown"):
+            dock.shutdown()
+    made.close()
+    QApplication.processEvents()
