@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,6 @@ class Answerer:
     def __init__(self, model: str, cache: EmbeddingCache | None = None) -> None:
         self.name = model
         self._cache = cache
-        self._model: Model | None = None
         # with each picture, so that its id stays its own
         self._seen: OrderedDict[Any, tuple[Picture, Embedding]] = OrderedDict()
 
@@ -164,12 +164,8 @@ class Answerer:
         return self._cache.embed(self.model(), pixels)
 
     def model(self) -> Model:
-        """The model, loaded once."""
-        from samplat import load_model, registry
-
-        if self._model is None:
-            self._model = load_model(self.name, models=registry().models())
-        return self._model
+        """The model; loaded once, and kept for the next session."""
+        return _loaded(self.name)
 
     def _candidates(
         self, embedding: Embedding, question: Question, view: View, held: NDArray[np.bool_] | None
@@ -205,6 +201,13 @@ class Answerer:
             masks=masks,
         )
         return prompts, len(points) == 1 and not boxes and masks is None
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(name: str) -> Model:
+    from samplat import load_model, registry
+
+    return load_model(name, models=registry().models())
 
 
 def _seen_at(place: Sequence[float], axes: Sequence[int], view: View) -> tuple[float, float]:

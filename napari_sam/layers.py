@@ -54,8 +54,13 @@ def picture_of(image: Any) -> Picture:
     )
 
 
-def name_of(image: Any) -> str:
-    """A folder's name for work on an image: equal for the same file or the same pixels."""
+def folder_of(home: Path, image: Any) -> Path:
+    """The folder for work on an image: one for the same file, or the same pixels, by any name."""
+    name = _name_of(image)
+    return next(iter(sorted(home.glob(f"*{name[-13:]}"))), home / name)
+
+
+def _name_of(image: Any) -> str:
     data = image.data[0] if image.multiscale else image.data
     path = getattr(image.source, "path", None)
     digest = hashlib.sha256(f"{shape_of(image)} {data.dtype}".encode())

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
-from napari_sam.layers import name_of, picture_of, shape_of
+from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
 from napari_sam.worker import Latest
@@ -166,7 +166,7 @@ class SegmentWidget(QWidget):
 
     def _open(self, image: Any, folder: Path | None) -> None:
         picture_of(image)  # refuses what cannot be looked at before anything is made
-        path = folder or self.folder / name_of(image)
+        path = folder or folder_of(self.folder, image)
         about = {"name": image.name, "path": str(getattr(image.source, "path", None) or "")}
         session = Session(path, shape_of(image), about)
         answerer = Answerer(self.models.currentText())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+PATIENCE = 30.0
+"""Seconds that the end of the program waits for what the thread is at."""
 Stale = Callable[[], bool]
 """True: the answer is not wanted any more."""
 
@@ -37,6 +40,7 @@ class Latest:
         self._newest, self._closed = 0, False
         self._thread = threading.Thread(target=self._run, name="samplat", daemon=True)
         self._thread.start()
+        atexit.register(self._end)
 
     def ask(
         self,
@@ -68,6 +72,11 @@ class Latest:
             self._newest += 1
             self._waiting, self._closed = None, True
             self._changed.notify()
+
+    def _end(self) -> None:
+        """The program ends: a thread that is cut off within torch would abort it."""
+        self.close()
+        self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while (request := self._next()) is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,19 +45,31 @@ def display() -> Iterator[None]:
     server.wait()
 
 
-@pytest.fixture
-def viewer(display: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+@pytest.fixture(scope="session")
+def window(display: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A real viewer, with settings of its own."""
-    monkeypatch.setenv("NAPARI_CONFIG", str(tmp_path / "napari-settings.yaml"))
-    import napari
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAPARI_CONFIG", str(tmp_path_factory.mktemp("napari") / "settings.yaml"))
+        import napari
+
+        made = napari.Viewer(show=True)
+        made.window.resize(1000, 600)
+        import torch  # noqa: F401 napari collects garbage for each layer that goes: let it be little
+
+        gc.freeze()
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def viewer(window: Any) -> Iterator[Any]:
+    """The viewer, empty: a new one for each test takes seconds."""
     from qtpy.QtWidgets import QApplication
 
-    made = napari.Viewer(show=True)
-    made.window.resize(1270, 900)
-    QApplication.processEvents()
-    yield made
-    for dock in list(made.window.dock_widgets.values()):
-        if hasattr(dock, "shutdown"):
-            dock.shutdown()
-    made.close()
+    window.dims.order, window.dims.ndim = (0, 1), 2
+    yield window
+    for widget in list(window.window.dock_widgets.values()):
+        widget.shutdown()
+        window.window.remove_dock_widget(widget)
+    window.layers.clear()
     QApplication.processEvents()
