@@ -170,11 +170,16 @@ class SegmentWidget(QWidget):
         about = {"name": image.name, "path": str(getattr(image.source, "path", None) or "")}
         session = Session(path, shape_of(image), about)
         answerer = Answerer(self.models.currentText())
-        self.annotation = Annotation(
-            self.viewer, image, session, answerer, self._worker, self._refresh
-        )
+        try:
+            self.annotation = Annotation(
+                self.viewer, image, session, answerer, self._worker, self._refresh
+            )
+        except BaseException:
+            session.close()
+            raise
         self._choose()
         self._bind(self.annotation)
+        self._refresh()
         self.place.setText(f"Kept in {path}")
 
     def _bind(self, annotation: Annotation) -> None:

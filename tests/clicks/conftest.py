@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ QUIET = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "viewer" in getattr(item, "fixturenames", ()):
+        if item.path.parent == Path(__file__).parent and item.path.name != "test_session.py":
             for text in QUIET:
                 item.add_marker(pytest.mark.filterwarnings(text))
 
@@ -54,18 +53,17 @@ def window(display: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
         made = napari.Viewer(show=True)
         made.window.resize(1000, 600)
-        import torch  # noqa: F401 napari collects garbage for each layer that goes: let it be little
-
-        gc.freeze()
         yield made
         made.close()
 
 
 @pytest.fixture
-def viewer(window: Any) -> Iterator[Any]:
+def viewer(window: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The viewer, empty: a new one for each test takes seconds."""
     from qtpy.QtWidgets import QApplication
 
+    # napari collects garbage for each layer that goes, which takes a second beside torch
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
     window.dims.order, window.dims.ndim = (0, 1), 2
     yield window
     for widget in list(window.window.dock_widgets.values()):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,10 @@ import pytest
 
 from clicks.gui import answered, click, drag, opened, press, seen, wait
 from napari_sam.answering import Answerer
+from napari_sam.layers import picture_of
 from napari_sam.session import JOURNAL, LABELS, Session, replay
+from napari_sam.state import Point, Question
+from samplat import InputError
 
 COIN = (121, 271)
 """Row and column of the middle of a coin."""
@@ -217,7 +222,6 @@ def test_what_was_done_is_there_again(viewer: Any, coins: Any, tmp_path: Path) -
     widget.open()
     assert widget.annotation.session.folder == folder
     assert widget.annotation.layers["labels"].data[COIN] == 1
-    print("ROWS", widget.table.rowCount(), state_of(widget).objects, widget.told.text(), [widget.table.item(0,n) for n in range(5)])
     assert [widget.table.item(0, n).text() for n in (0, 1, 4)] == ["1", "denarius", "worn"]
     wait(lambda: answered(widget))
     np.testing.assert_allclose(state_of(widget).draft.prompts[0].position, (200, 150), atol=1)
@@ -275,21 +279,9 @@ def test_the_window_goes_on_while_the_model_works_and_closes_at_once(
 
 
 @pytest.mark.parametrize(
-    ("data", "options", "told"),
-    [
-        (np.zeros((0, 8)), {}, "pixels"),
-        (np.zeros((8, 8), complex), {}, "complex"),
-    ],
-    ids=["empty", "complex"],
+    ("data", "told"), [(np.zeros((0, 8)), "pixels"), (np.zeros((8, 8), complex), "complex")]
 )
-def test_layers_that_cannot_be_annotated(
-    viewer: Any, tmp_path: Path, data: Any, options: dict[str, Any], told: str
-) -> None:
-    from types import SimpleNamespace
-
-    from napari_sam.layers import picture_of
-    from samplat import InputError
-
+def test_layers_that_cannot_be_annotated(data: Any, told: str) -> None:
     layer = SimpleNamespace(
         data=data, multiscale=False, ndim=2, name="x", contrast_limits=(0, 1), rgb=False
     )
@@ -297,27 +289,31 @@ def test_layers_that_cannot_be_annotated(
         picture_of(layer)
 
 
-@pytest.mark.parametrize("kind", ["rgb", "rgba float", "nan", "bool", "uint16", "one level", "4D"])
-def test_layers_of_every_kind(viewer: Any, coins: Any, tmp_path: Path, kind: str) -> None:
-    grey = coins / 255
-    made = {
-        "rgb": lambda: viewer.add_image(np.stack([coins] * 3, axis=-1)),
-        "rgba float": lambda: viewer.add_image(
-            np.stack([grey, grey, grey, np.ones_like(grey)], axis=-1), rgb=True
-        ),
-        "nan": lambda: viewer.add_image(np.where(grey < 0.15, np.nan, grey)),
-        "bool": lambda: viewer.add_image(grey > 0.45),
-        "uint16": lambda: viewer.add_image(coins.astype(np.uint16) * 100),
-        "one level": lambda: viewer.add_image([coins], multiscale=True),
-        "4D": lambda: viewer.add_image(np.broadcast_to(coins, (2, 3, *coins.shape))),
-    }
-    made[kind]()
-    widget = opened(viewer, tmp_path)
-    click(viewer, COIN)
-    wait(lambda: answered(widget) or widget.told.text())
-    assert answered(widget), widget.told.text()
-    press(viewer, "C")
-    assert 1300 < state_of(widget).objects[1].area < 2600
+KINDS: dict[str, Callable[[Any], tuple[Any, dict[str, Any]]]] = {
+    "rgb": lambda coins: (np.stack([coins] * 3, axis=-1), {}),
+    "rgba float": lambda coins: (np.stack([coins / 255] * 3 + [coins * 0 + 1.0], axis=-1), {}),
+    "nan": lambda coins: (np.where(coins < 40, np.nan, coins / 255), {}),
+    "bool": lambda coins: (coins > 115, {}),
+    "uint16": lambda coins: (coins.astype(np.uint16) * 100, {}),
+    "one level": lambda coins: ([coins], {"multiscale": True}),
+    "4D": lambda coins: (np.broadcast_to(coins, (2, 3, *coins.shape)), {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_of_every_kind(coins: Any, kind: str) -> None:
+    from napari.layers import Image
+
+    data, options = KINDS[kind](coins)
+    picture = picture_of(Image(data, **options))
+    lead = (1, 2) if kind == "4D" else ()
+    question = Question(
+        prompts=(Point(position=(*lead, *COIN)),), plane=(*lead, None, None), target=None
+    )
+    answerer = Answerer("samplat-tiny")
+    found = answerer.answer(picture, question, None, lambda: False).candidates[0].mask
+    assert found.start[:-2] == lead
+    assert 1300 < found.array().sum() < 2600
 
 
 def test_two_viewers_cannot_have_one_session(viewer: Any, coins: Any, tmp_path: Path) -> None:
@@ -349,3 +345,26 @@ def test_a_session_of_another_image_is_refused(viewer: Any, coins: Any, tmp_path
     widget.open(tmp_path / "other")
     assert widget.annotation is None
     assert "[5, 5]" in widget.told.text()
+
+
+def test_an_image_opens_ready(
+    display: None, coins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `samplat napari IMAGE` does before it waits for the user, and again."""
+    from PIL import Image
+
+    from napari_sam.opening import open_window
+
+    Image.fromarray(coins).save(tmp_path / "coins.png")
+    for left in ((), ((121.0, 271.0),)):
+        opened = open_window(tmp_path / "coins.png", "samplat-tiny", tmp_path / "work")
+        annotation = opened.widget.annotation
+        assert annotation is not None
+        assert [p.position for p in annotation.session.state.draft.prompts] == list(left)
+        if not left:
+            annotation.layers["points"].add(COIN)
+        opened.widget.shutdown()
+        opened.viewer.close()
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        open_window(tmp_path / "notes.txt", "samplat-tiny", None)
