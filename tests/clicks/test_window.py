@@ -17,6 +17,7 @@ from napari_sam.answering import Answerer
 from napari_sam.layers import picture_of
 from napari_sam.session import JOURNAL, LABELS, Session, replay
 from napari_sam.state import Point, Question
+from napari_sam.widget import SegmentWidget
 from samplat import InputError
 
 COIN = (121, 271)
@@ -126,13 +127,12 @@ def test_a_box_is_a_prompt(viewer: Any, coins: Any, tmp_path: Path) -> None:
 
 
 PLACED = [
-    {"scale": (0.5, 2.0), "translate": (30, -70)},
-    {"rotate": 30, "scale": (2, 2)},
+    {"scale": (0.5, 2.0), "translate": (30, -70), "rotate": 30},
     {"affine": np.array([[0.6, 0.5, 8], [-0.3, 1.4, -9], [0, 0, 1]])},
 ]
 
 
-@pytest.mark.parametrize("placing", PLACED, ids=["scaled", "rotated", "affine"])
+@pytest.mark.parametrize("placing", PLACED, ids=["scaled", "affine"])
 def test_prompts_are_pixels_wherever_the_layer_lies(
     viewer: Any, coins: Any, tmp_path: Path, placing: dict[str, Any]
 ) -> None:
@@ -316,35 +316,28 @@ def test_layers_of_every_kind(coins: Any, kind: str) -> None:
     assert 1300 < found.array().sum() < 2600
 
 
-def test_two_viewers_cannot_have_one_session(viewer: Any, coins: Any, tmp_path: Path) -> None:
+def test_sessions_that_cannot_be_opened_and_models_that_are_missing(
+    viewer: Any, coins: Any, tmp_path: Path
+) -> None:
     viewer.add_image(coins)
     widget = opened(viewer, tmp_path)
     folder = widget.annotation.session.folder
-    other = opened(viewer, tmp_path)
-    other.images.setCurrentIndex(0)
+    other = SegmentWidget(viewer, tmp_path)
     other.open(folder)
     assert other.annotation is None
     assert "open in another" in other.told.text()
     other.shutdown()
 
+    Session(tmp_path / "other", (5, 5)).close()
+    widget.open(tmp_path / "other")
+    assert widget.annotation is None
+    assert "[5, 5]" in widget.told.text()
 
-def test_a_model_that_is_missing_is_told(viewer: Any, coins: Any, tmp_path: Path) -> None:
-    viewer.add_image(coins)
-    widget = opened(viewer, tmp_path)
     widget.models.setCurrentText("no-such-model")
     widget.open()
     click(viewer, COIN)
     wait(lambda: "no-such-model" in widget.told.text())
     assert len(state_of(widget).draft.prompts) == 1
-
-
-def test_a_session_of_another_image_is_refused(viewer: Any, coins: Any, tmp_path: Path) -> None:
-    Session(tmp_path / "other", (5, 5)).close()
-    viewer.add_image(coins)
-    widget = opened(viewer, tmp_path)
-    widget.open(tmp_path / "other")
-    assert widget.annotation is None
-    assert "[5, 5]" in widget.told.text()
 
 
 def test_an_image_opens_ready(
@@ -354,6 +347,8 @@ def test_an_image_opens_ready(
     from PIL import Image
 
     from napari_sam.opening import open_window
+
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
 
     Image.fromarray(coins).save(tmp_path / "coins.png")
     for left in ((), ((121.0, 271.0),)):
