@@ -32,7 +32,7 @@ test-all: lint  ## the same with the long runs
 lint: setup  ## formatting, types, import directions, documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy samplat plugins
+	$(BIN)/mypy samplat plugins napari_sam
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
 

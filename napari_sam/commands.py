@@ -1,0 +1,38 @@
+"""What the window does, from a shell; and the window."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def replay(
+    journal: Annotated[Path, typer.Argument(help="journal.jsonl, or the folder it lies in.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Zarr array to write.")],
+) -> None:
+    """Make the labels of a session in napari again from its journal."""
+    from napari_sam.session import replay as follow
+    from samplat import check_writable
+
+    check_writable(output)
+    steps, objects = follow(journal, output)
+    typer.echo(f"{output}: {objects} objects after {steps} steps")
+
+
+def napari(
+    image: Annotated[Path, typer.Argument(help="Anything that napari, or a plugin of it, opens.")],
+    model: Annotated[str, typer.Option(help="Name, or path of a checkpoint.")] = "samplat-tiny",
+    session: Annotated[
+        Path | None, typer.Option(help="Folder of the work; found by the image if not given.")
+    ] = None,
+) -> None:
+    """Open an image in napari, ready for clicks."""
+    from samplat import InputError
+
+    if not image.exists():
+        raise InputError(f"expected a picture, a stack or a zarr folder, but there is no {image}")
+    from napari_sam.opening import open_window
+
+    open_window(image, model, session).run()
