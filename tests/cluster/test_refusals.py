@@ -256,6 +256,7 @@ def dies(slow: SegmentJob, far_enough: Callable[[], bool]) -> None:
         DaskExecutor(address=address) as executor,
         ThreadPoolExecutor(1) as pool,
     ):
+        executor.client.wait_for_workers(1, timeout=60)
         running = pool.submit(run_job, slow, tools=TOOLS, executor=executor)
         until = time.monotonic() + 60
         while not far_enough():
