@@ -19,6 +19,7 @@ REQUIRES = ("napari", "qtpy")
 @hookimpl
 def register_commands(app: typer.Typer) -> None:
     """The commands `replay` and `napari`."""
-    from napari_sam.commands import replay
+    from napari_sam.commands import napari, replay
 
+    app.command("napari")(napari)
     app.command("replay")(replay)

@@ -1,4 +1,4 @@
-"""What the window does, from a shell."""
+"""What the window does, from a shell; and the window."""
 
 from __future__ import annotations
 
@@ -19,3 +19,20 @@ def replay(
     check_writable(output)
     steps, objects = follow(journal, output)
     typer.echo(f"{output}: {objects} objects after {steps} steps")
+
+
+def napari(
+    image: Annotated[Path, typer.Argument(help="Anything that napari, or a plugin of it, opens.")],
+    model: Annotated[str, typer.Option(help="Name, or path of a checkpoint.")] = "samplat-tiny",
+    session: Annotated[
+        Path | None, typer.Option(help="Folder of the work; found by the image if not given.")
+    ] = None,
+) -> None:
+    """Open an image in napari, ready for clicks."""
+    from samplat import InputError
+
+    if not image.exists():
+        raise InputError(f"expected a picture, a stack or a zarr folder, but there is no {image}")
+    from napari_sam.opening import open_window
+
+    open_window(image, model, session).run()

@@ -113,14 +113,10 @@ class Session:
         self._put(step.after.pixels)
         return step
 
-    def paint(self, start: Sequence[int], under: NDArray[Any], values: NDArray[Any]) -> Step:
-        """A brush has changed labels in memory already, from `under` to `values`.
-
-        Where it may not have, or where the step fails, they are put back. Errors as of `do`.
-        """
-        window = tuple(slice(a, a + n) for a, n in zip(start, under.shape, strict=True))
-        self.labels[window] = under
-        return self.do(painted, start, under, values)
+    def paint(self, start: Sequence[int], values: NDArray[Any]) -> Step:
+        """A brush made the labels of a box these; its first pixel is `start`. Errors as of `do`."""
+        window = tuple(slice(a, a + n) for a, n in zip(start, values.shape, strict=True))
+        return self.do(painted, start, self.read(window), values)
 
     def show(self, preview: Preview) -> None:
         """Keep an answer of the model, if it is one to the present question."""

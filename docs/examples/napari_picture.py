@@ -1,0 +1,77 @@
+"""Take the picture of `docs/napari.md`: a photograph of coins in napari, clicked by this script.
+
+python docs/examples/napari_picture.py --output docs/images/napari.png
+
+It needs a screen with OpenGL; without one: `xvfb-run -s "-screen 0 1280x1024x24" python ...`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
+from skimage import data
+
+from napari_sam.widget import SegmentWidget
+
+COINS = ((121, 271), (122, 340), (58, 45), (60, 155), (185, 100))
+"""Row and column of the coins that become objects."""
+NEXT = ((58, 98), True), ((35, 130), False)
+"""Points of the one that is not committed yet."""
+
+
+def wait(condition: Callable[[], Any]) -> None:
+    while not condition():
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("docs/images/napari.png"))
+    output = parser.parse_args().output
+    with tempfile.TemporaryDirectory() as folder:
+        viewer = napari.Viewer(show=True)
+        viewer.window.resize(1200, 760)
+        viewer.add_image(data.coins(), name="coins")
+        widget = SegmentWidget(viewer, Path(folder))
+        dock = viewer.window.add_dock_widget(widget, name="Segment Anything")
+        viewer.window._qt_window.resizeDocks([dock], [320], Qt.Orientation.Horizontal)
+        QApplication.processEvents()
+        viewer.reset_view()
+        widget.open()
+        click(widget)
+        widget.place.setText("Kept in\n~/.cache/samplat/napari/coins-359661b118e5")
+        wait(lambda: widget.annotation.session.state.candidate is not None)
+        widget.annotation.layers["points"].selected_data = set()
+        viewer.screenshot(str(output), canvas_only=False, flash=False)
+        widget.shutdown()
+        viewer.close()
+
+
+def click(widget: SegmentWidget) -> None:
+    annotation = widget.annotation
+    for place in COINS:
+        annotation.layers["points"].add(place)
+        wait(lambda: annotation.session.state.candidate is not None)
+        annotation.commit()
+    annotation.describe(1, kind="denarius", status="finished")
+    annotation.describe(2, kind="denarius", note="worn at the edge")
+    for place, positive in NEXT:
+        if annotation.positive != positive:
+            annotation.toggle()
+        annotation.layers["points"].add(place)
+        wait(lambda: annotation.session.state.candidate is not None)
+
+
+if __name__ == "__main__":
+    main()

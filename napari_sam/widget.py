@@ -1,0 +1,291 @@
+"""The widget: buttons, keys and a list of objects over an `Annotation`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_sam.annotation import Annotation
+from napari_sam.answering import Answerer
+from napari_sam.layers import folder_of, picture_of, shape_of
+from napari_sam.session import Session
+from napari_sam.state import Object
+from napari_sam.worker import Latest
+from samplat import SamplatError, home
+
+COLUMNS = {"object": None, "class": "kind", "status": "status", "score": None, "note": "note"}
+"""Headings of the list of objects, and what of an object the user may write there."""
+KEYS = {
+    "S": ("segment", "ask the model again"),
+    "C": ("commit", "make the mask an object"),
+    "T": ("toggle", "points on the object, or beside it"),
+    "M": ("another", "the next of the model's masks"),
+    "Shift-C": ("clear", "drop points, box and mask"),
+    "Control-Z": ("undo", "take the last step back"),
+    "Control-Shift-Z": ("redo", "and forth again"),
+}
+"""Keys, the method of `Annotation` that each calls, and what it does."""
+
+
+class _Courier(QObject):
+    """Carries functions into the window's thread."""
+
+    sent = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent.connect(self._run, Qt.ConnectionType.QueuedConnection)
+
+    def _run(self, function: Callable[[], None]) -> None:
+        function()
+
+    def carry(self, function: Callable[[], None]) -> None:
+        """Run a function there, soon; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the window is gone
+            self.sent.emit(function)
+
+
+class _Models(QComboBox):
+    """Models by name. What there is is looked up when it is opened, since that takes a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setEditable(True)
+        self.addItem("samplat-tiny")
+
+    def showPopup(self) -> None:  # noqa: N802 Qt's name
+        """Fill the list, then show it."""
+        from samplat import registry
+
+        known = {self.itemText(n) for n in range(self.count())}
+        self.addItems([name for name in registry().models() if name not in known])
+        super().showPopup()
+
+
+class SegmentWidget(QWidget):
+    """Segment Anything by clicks, in a session that loses nothing.
+
+    Args:
+        napari_viewer: where it is docked.
+        folder: where sessions are kept; `napari` in samplat's home if not given.
+    """
+
+    def __init__(self, napari_viewer: Any, folder: Path | None = None) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.folder = folder or home() / "napari"
+        self.annotation: Annotation | None = None
+        self._filling = False
+        self._courier = _Courier()
+        self._worker = Latest(self._courier.carry)
+        self.destroyed.connect(self._worker.close)
+        self._build()
+        layers = self.viewer.layers
+        layers.events.inserted.connect(self._fill_images)
+        layers.events.removed.connect(self._on_removed)
+        self._fill_images()
+
+    def _build(self) -> None:
+        self.images, self.models = QComboBox(), _Models()
+        self.live = QCheckBox("Show the mask while points are placed")
+        self.live.setChecked(True)
+        self.over = QCheckBox("Masks take pixels of open objects")
+        for box in (self.live, self.over):
+            box.toggled.connect(self._choose)
+        self.busy, self.told, self.place = QLabel(""), QLabel(""), QLabel("")
+        for label in (self.busy, self.told, self.place):
+            label.setWordWrap(True)
+            label.setMinimumHeight(2 * label.fontMetrics().height() + 4)
+        self.place.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        form = QFormLayout()
+        form.addRow("Image", self.images)
+        form.addRow("Model", self.models)
+        column = QVBoxLayout(self)
+        column.addLayout(form)
+        column.addWidget(_button("Annotate", self.open))
+        for widget in (self.live, self.over, self.busy, self.told, self.place):
+            column.addWidget(widget)
+        column.addLayout(self._step_buttons())
+        column.addWidget(self._table())
+        column.addLayout(self._object_buttons())
+        column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
+
+    def _step_buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        for name in ("commit", "clear", "undo", "redo"):
+            row.addWidget(_button(name.capitalize(), functools.partial(self.call, name)))
+        return row
+
+    def _object_buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        named = {"Refine": "refine", "Go to": "go_to", "Finished": "finish", "Delete": "delete"}
+        for text, name in named.items():
+            row.addWidget(_button(text, functools.partial(self.call_chosen, name)))
+        return row
+
+    def _table(self) -> QTableWidget:
+        self.table = QTableWidget(0, len(COLUMNS))
+        self.table.setHorizontalHeaderLabels(list(COLUMNS))
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setDefaultSectionSize(56)
+        self.table.horizontalHeader().setStretchLastSection(True)
+        self.table.setSelectionBehavior(QTableWidget.SelectionBehavior.SelectRows)
+        self.table.cellChanged.connect(self._on_cell)
+        return self.table
+
+    def open(self, folder: Path | None = None) -> None:
+        """Begin, or go on with, the work on the chosen image.
+
+        Args:
+            folder: the session's; found by the image's file or pixels if not given.
+        """
+        self.close_session()
+        if not (name := self.images.currentText()):
+            self.told.setText("Open an image first.")
+            return
+        try:
+            self._open(self.viewer.layers[name], folder)
+        except SamplatError as error:
+            self.told.setText(str(error))
+
+    def _open(self, image: Any, folder: Path | None) -> None:
+        picture_of(image)  # refuses what cannot be looked at before anything is made
+        path = folder or folder_of(self.folder, image)
+        about = {"name": image.name, "path": str(getattr(image.source, "path", None) or "")}
+        session = Session(path, shape_of(image), about)
+        answerer = Answerer(self.models.currentText())
+        try:
+            self.annotation = Annotation(
+                self.viewer, image, session, answerer, self._worker, self._refresh
+            )
+        except BaseException:
+            session.close()
+            raise
+        self._choose()
+        self._bind(self.annotation)
+        self._refresh()
+        self.place.setText(f"Kept in\n{path}")
+
+    def _bind(self, annotation: Annotation) -> None:
+        for key, (name, _) in KEYS.items():
+            for owner in (self.viewer, *annotation.layers.values()):
+                owner.bind_key(key, lambda _, name=name: self.call(name), overwrite=True)
+
+    def close_session(self) -> None:
+        """End the work on the image; everything is on the disk already."""
+        if self.annotation is None:
+            return
+        annotation, self.annotation = self.annotation, None
+        for key in KEYS:
+            self.viewer.bind_key(key, None, overwrite=True)
+        annotation.close()
+        self.place.setText("")
+        self._refresh()
+
+    def shutdown(self) -> None:
+        """End the session and the thread; waits for nothing."""
+        self.close_session()
+        self._worker.close()
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802 Qt's name
+        """The dock or the window closes."""
+        self.shutdown()
+        super().closeEvent(event)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """What a key or a button does: a method of the annotation, if there is one."""
+        if self.annotation is not None:
+            getattr(self.annotation, name)(*arguments)
+
+    def call_chosen(self, name: str) -> None:
+        """The same for the object that is chosen in the list."""
+        row = self.table.currentRow()
+        if row >= 0:
+            self.call(name, int(self.table.item(row, 0).text()))
+
+    def _choose(self) -> None:
+        if self.annotation is not None:
+            self.annotation.live = self.live.isChecked()
+            self.annotation.over = self.over.isChecked()
+
+    def _on_removed(self, event: Any) -> None:
+        self._fill_images()
+        mine = self.annotation
+        if mine is not None and (event.value is mine.image or event.value in mine.layers.values()):
+            self.close_session()
+            self.told.setText(f"{event.value.name!r} was removed; what you did is kept.")
+
+    def _fill_images(self, event: Any = None) -> None:
+        chosen = self.images.currentText()
+        names = [each.name for each in self.viewer.layers if type(each).__name__ == "Image"]
+        self.images.clear()
+        self.images.addItems(names)
+        if chosen in names:
+            self.images.setCurrentText(chosen)
+
+    def _on_cell(self, row: int, column: int) -> None:
+        name = list(COLUMNS.values())[column]
+        if not self._filling and self.annotation is not None and name is not None:
+            number = int(self.table.item(row, 0).text())
+            text = self.table.item(row, column).text().strip()
+            self.annotation.describe(number, **{name: text})
+
+    def _refresh(self) -> None:
+        """Show what the annotation says."""
+        mine = self.annotation
+        objects = [] if mine is None else list(mine.session.state.objects.values())
+        self._filling = True
+        self.table.setRowCount(len(objects))
+        for row, each in enumerate(objects):
+            for column, text in enumerate(_cells(each)):
+                self._set_cell(row, column, text)
+        self._filling = False
+        self.told.setText("" if mine is None else mine.told)
+        self.busy.setText("" if mine is None else _progress(mine))
+
+    def _set_cell(self, row: int, column: int, text: str) -> None:
+        item = self.table.item(row, column)
+        if item is None:
+            item = QTableWidgetItem()
+            if list(COLUMNS.values())[column] is None:
+                item.setFlags(item.flags() & ~Qt.ItemFlag.ItemIsEditable)
+            self.table.setItem(row, column, item)
+        if item.text() != text:
+            item.setText(text)
+
+
+def _button(text: str, method: Callable[[], None]) -> QPushButton:
+    button = QPushButton(text)
+    button.clicked.connect(lambda: method())
+    return button
+
+
+def _cells(each: Object) -> tuple[str, ...]:
+    score = "" if each.score is None else f"{each.score:.2f}"
+    return str(each.number), each.kind, each.status, score, each.note
+
+
+def _progress(annotation: Annotation) -> str:
+    state = annotation.session.state
+    parts = [f"Points lie {'on' if annotation.positive else 'beside'} the object."]
+    if state.preview is not None and (found := state.candidate) is not None:
+        count = len(state.preview.candidates)
+        parts.append(f"Mask {state.draft.chosen % count + 1} of {count}, score {found.score:.2f}.")
+    return " ".join([*parts, annotation.busy])

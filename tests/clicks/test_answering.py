@@ -1,0 +1,171 @@
+"""The thread and what it looks at."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_sam.answering import SIDE, WHOLE, Answerer, Picture, view_of
+from napari_sam.layers import corners_of, merged, painted_window, pixel_of
+from napari_sam.state import Box, Point, Question
+from napari_sam.worker import Latest, Superseded
+from samplat import EmbeddingCache, InputError
+
+sizes = st.integers(1, 60_000)
+
+
+@given(size=st.tuples(sizes, sizes), data=st.data())
+def test_a_view_holds_its_prompts_and_lies_in_the_slice(size: Any, data: st.DataObject) -> None:
+    place = st.tuples(*(st.integers(0, n - 1) for n in size))
+    places = np.array(data.draw(st.lists(place, min_size=1, max_size=4)), float)
+    view = view_of(places, size)
+    for axis, part in enumerate((view.rows, view.columns)):
+        assert 0 <= part.start < part.stop <= size[axis]
+        assert part.start <= places[:, axis].min()
+        assert places[:, axis].max() < part.stop
+        assert (part.stop - part.start) / view.step <= WHOLE
+
+
+@given(place=st.tuples(*[st.floats(3000, 40_000)] * 2), move=st.tuples(*[st.floats(-5, 5)] * 2))
+def test_prompts_have_ground_around_them_in_a_large_slice(place: Any, move: Any) -> None:
+    places = np.array([place, np.add(place, move)])
+    view = view_of(places, (50_000, 50_000))
+    assert view.step == 1
+    for axis, part in enumerate((view.rows, view.columns)):
+        assert part.stop - part.start == SIDE
+        assert part.start + SIDE / 4 < places[:, axis].min()
+        assert places[:, axis].max() < part.stop - SIDE / 4
+
+
+class Counted:
+    """A raster of 50 000 x 50 000 pixels, of which only the parts that are asked for are made."""
+
+    def __init__(self, radius: int) -> None:
+        self.radius = radius
+        self.read: list[tuple[int, ...]] = []
+
+    def __getitem__(self, cut: Any) -> Any:
+        ys, xs = (np.arange(*c.indices(50_000)) for c in cut)
+        self.read.append((len(ys), len(xs)))
+        far = (ys[:, None] - 30_000) ** 2 + (xs[None] - 20_000) ** 2
+        return np.where(far < self.radius**2, 220, 40).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def answerer() -> Answerer:
+    return Answerer("samplat-tiny", EmbeddingCache(quota=0))
+
+
+def asked(*prompts: Any) -> Question:
+    return Question(prompts=prompts, plane=(None, None), target=None)
+
+
+def test_a_click_reads_one_part_of_a_huge_image(answerer: Answerer) -> None:
+    data = Counted(150)
+    picture = Picture(data=data, shape=(50_000, 50_000), bands=False, limits=None)
+    first = asked(Point(position=(30_000, 20_000)))
+    preview = answerer.answer(picture, first, None, lambda: False)
+    assert data.read == [(SIDE, SIDE)]
+    mask = preview.candidates[0].mask
+    np.testing.assert_allclose(mask.start, (29_850, 19_850), atol=6)
+    np.testing.assert_allclose(mask.shape, (300, 300), atol=12)
+    second = asked(*first.prompts, Point(position=(29_840, 20_000), positive=False))
+    answerer.answer(picture, second, None, lambda: False)
+    assert len(data.read) == 1
+
+
+def test_a_box_larger_than_a_view_is_seen_smaller(answerer: Answerer) -> None:
+    data = Counted(1100)
+    picture = Picture(data=data, shape=(50_000, 50_000), bands=False, limits=None)
+    around = asked(Box(start=(28_800, 18_800), stop=(31_200, 21_200)))
+    (found,) = answerer.answer(picture, around, None, lambda: False).candidates
+    assert data.read == [(SIDE, SIDE)]
+    middle = np.add(found.mask.start, np.array(found.mask.shape) / 2)
+    np.testing.assert_allclose(middle, (30_000, 20_000), atol=60)
+    assert all(start % 4 == 0 for start in found.mask.start)
+
+
+def test_prompts_outside_are_refused_and_stale_ones_dropped(answerer: Answerer) -> None:
+    picture = Picture(data=np.zeros((40, 50), np.uint8), shape=(40, 50), bands=False, limits=None)
+    with pytest.raises(InputError, match="x 70, y 3"):
+        answerer.answer(picture, asked(Point(position=(3, 70))), None, lambda: False)
+    with pytest.raises(Superseded):
+        answerer.answer(picture, asked(Point(position=(3, 7))), None, lambda: True)
+    deep = Question(prompts=(Point(position=(9, 3, 7)),), plane=(9, None, None), target=None)
+    stack = Picture(
+        data=np.zeros((2, 40, 50), np.uint8), shape=(2, 40, 50), bands=False, limits=None
+    )
+    with pytest.raises(InputError, match="slice 9"):
+        answerer.answer(stack, deep, None, lambda: False)
+
+
+def test_the_latest_request_wins() -> None:
+    delivered: queue.Queue[Any] = queue.Queue()
+    worker = Latest(delivered.put)
+    begun, go = threading.Event(), threading.Event()
+    said: list[Any] = []
+
+    def first(stale: Any) -> str:
+        begun.set()
+        assert go.wait(10)
+        return "first"
+
+    worker.ask(first, said.append, said.append)
+    assert begun.wait(10)
+    for n in range(5):
+        worker.ask(lambda stale, n=n: n, said.append, said.append)
+    go.set()
+    delivered.get(timeout=10)()
+    assert said == [4]
+    assert delivered.empty()
+
+    worker.ask(lambda stale: 1 / 0, said.append, lambda error: said.append(type(error)))
+    delivered.get(timeout=10)()
+    assert said == [4, ZeroDivisionError]
+
+    worker.ask(lambda stale: "late", said.append, said.append)
+    late = delivered.get(timeout=10)
+    worker.cancel()  # it is on its way to the window
+    late()
+    worker.close()
+    worker._thread.join(10)
+    assert not worker._thread.is_alive()
+    assert said == [4, ZeroDivisionError]
+
+
+def test_prompts_keep_their_order_and_the_newest_box_is_meant() -> None:
+    a, b = Point(position=(1, 1)), Point(position=(2, 2), positive=False)
+    old = Box(start=(0, 0), stop=(3, 3))
+    new = Box(start=(0, 0), stop=(5, 5))
+    assert merged([a, old, b], [b, a], [old]) == [a, old, b]
+    assert merged([a, old], [a, b], [old, new]) == [a, b, new]
+
+
+def test_corners_of_a_box_in_any_plane() -> None:
+    corners = corners_of(Box(start=(1, 7, 2), stop=(4, 7, 9)), (0, 2))
+    assert corners.tolist() == [[1, 7, 2], [1, 7, 9], [4, 7, 9], [4, 7, 2]]
+
+
+def test_painted_boxes_of_old_and_new_events() -> None:
+    old = ((np.array([3, 5]), np.array([2, 2])), np.array([0, 0]), 1)
+    new = SimpleNamespace(slice_key=(slice(4, 9), slice(0, 3)))
+    assert painted_window([old], (10, 10)) == (slice(3, 6), slice(2, 3))
+    assert painted_window([old, new], (10, 10)) == (slice(3, 9), slice(0, 3))
+    assert painted_window(["what?"], (10, 12)) == (slice(0, 10), slice(0, 12))
+
+
+def test_positions_of_other_layers_go_through_the_world() -> None:
+    from napari.layers import Image, Points
+
+    image = Image(np.zeros((20, 30)), scale=(0.5, 2), translate=(10, -4))
+    points = Points([(12.0, 6.0)], scale=(1, 2))  # world 12, 12
+    assert pixel_of(image, points, (12.0, 6.0)) == (4.0, 8.0)
+    like = Points([(4.0, 8.0)], scale=(0.5, 2), translate=(10, -4))
+    assert pixel_of(image, like, (4.1234567, 8.0)) == (4.123457, 8.0)
