@@ -97,7 +97,7 @@ class Annotation:
         viewer.layers.selection.active = self.layers["points"]
 
     def _point_size(self) -> float:
-        return max(3.0, 0.012 * max(shape_of(self.image)[-2:]))
+        return max(3.0, 0.02 * max(shape_of(self.image)[-2:]))
 
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
@@ -140,7 +140,9 @@ class Annotation:
     def toggle(self) -> None:
         """The next points lie on the object, or beside it."""
         self.positive = not self.positive
-        self.layers["points"].current_face_color = POSITIVE if self.positive else NEGATIVE
+        layer = self.layers["points"]
+        layer.selected_data = set()  # whose colour would change
+        layer.current_face_color = POSITIVE if self.positive else NEGATIVE
         self._changed()
 
     def refine(self, number: int) -> None:

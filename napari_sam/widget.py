@@ -112,6 +112,7 @@ class SegmentWidget(QWidget):
         self.busy, self.told, self.place = QLabel(""), QLabel(""), QLabel("")
         for label in (self.busy, self.told, self.place):
             label.setWordWrap(True)
+            label.setMinimumHeight(2 * label.fontMetrics().height() + 4)
         self.place.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         form = QFormLayout()
         form.addRow("Image", self.images)
@@ -180,7 +181,7 @@ class SegmentWidget(QWidget):
         self._choose()
         self._bind(self.annotation)
         self._refresh()
-        self.place.setText(f"Kept in {path}")
+        self.place.setText(f"Kept in\n{path}")
 
     def _bind(self, annotation: Annotation) -> None:
         for key, (name, _) in KEYS.items():

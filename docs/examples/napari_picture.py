@@ -41,7 +41,7 @@ def main() -> None:
     output = parser.parse_args().output
     with tempfile.TemporaryDirectory() as folder:
         viewer = napari.Viewer(show=True)
-        viewer.window.resize(1200, 700)
+        viewer.window.resize(1200, 760)
         viewer.add_image(data.coins(), name="coins")
         widget = SegmentWidget(viewer, Path(folder))
         dock = viewer.window.add_dock_widget(widget, name="Segment Anything")
@@ -50,8 +50,9 @@ def main() -> None:
         viewer.reset_view()
         widget.open()
         click(widget)
-        widget.place.setText("Kept in ~/.cache/samplat/napari/coins-359661b118e5")
+        widget.place.setText("Kept in\n~/.cache/samplat/napari/coins-359661b118e5")
         wait(lambda: widget.annotation.session.state.candidate is not None)
+        widget.annotation.layers["points"].selected_data = set()
         viewer.screenshot(str(output), canvas_only=False, flash=False)
         widget.shutdown()
         viewer.close()

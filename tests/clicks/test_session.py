@@ -43,6 +43,7 @@ from samplat import InputError, JobError
 
 SHAPE = (3, 12, 14)
 AXES = (1, 2)
+answers = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=3)
 inside = st.tuples(*(st.integers(0, n - 1) for n in SHAPE))
 
 
@@ -134,7 +135,7 @@ class Sessions(RuleBasedStateMachine):
         self.model.chosen = 0
 
     @precondition(lambda self: question(self.session.state) is not None)
-    @rule(boxes=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=3))
+    @rule(boxes=answers)
     def answer(self, boxes: Any) -> None:
         self.boxes = [(y, x, y + 5, x + 7) for y, x in boxes]
         self.asked = question(self.session.state)
@@ -153,9 +154,11 @@ class Sessions(RuleBasedStateMachine):
         self.step()
         self.model.chosen = (self.model.chosen + 1) % len(self.boxes)
 
-    @rule(over=st.booleans())
-    def commit(self, over: bool) -> None:
+    @rule(over=st.booleans(), boxes=answers)
+    def commit(self, over: bool, boxes: Any) -> None:
         model, session = self.model, self.session
+        if question(session.state) is not None and not self.answered():
+            self.answer(boxes)
         number = model.following if model.target is None else model.target
         fails = not self.answered() or number in model.finished()
         if not fails:
@@ -196,6 +199,22 @@ class Sessions(RuleBasedStateMachine):
         self.step()
         self.model.prompts = list(self.model.objects[number]["prompts"])
         self.model.target, self.model.chosen = number, 0
+
+    @precondition(lambda self: self.model.objects)
+    @rule(data=st.data(), position=inside, boxes=answers)
+    def correct(self, data: st.DataObject, position: Any, boxes: Any) -> None:
+        """Refine what there is, with one more point."""
+        self.refine(data.draw(st.sampled_from(sorted(self.model.objects))))
+        self.point(position, True)
+        self.commit(False, boxes)
+
+    @precondition(lambda self: self.model.objects)
+    @rule(data=st.data(), start=inside)
+    def touch_finished(self, data: st.DataObject, start: Any) -> None:
+        """Finish an object, then paint with its number."""
+        number = data.draw(st.sampled_from(sorted(self.model.objects)))
+        self.describe(number, "finished", "")
+        self.paint(start, number, 3)
 
     @rule(number=st.integers(1, 3))
     def delete(self, number: int) -> None:
