@@ -127,7 +127,12 @@ def embedding_key(model: Model, pixels: NDArray[np.uint8]) -> EmbeddingKey:
 
 
 def predict(
-    model: Model, embedding: Embedding, prompts: Prompts, *, multimask: bool = True
+    model: Model,
+    embedding: Embedding,
+    prompts: Prompts,
+    *,
+    multimask: bool = True,
+    second_look: bool = True,
 ) -> Prediction:
     """Masks for P prompts of one image (paper, section 3).
 
@@ -137,15 +142,17 @@ def predict(
         prompts: in pixels of the original image.
         multimask: three masks for a prompt that may mean several things; else the single mask,
             best for boxes and for several points.
+        second_look: False: masks as the decoder draws them, in half the time, of a model that
+            would look at each again; something to show until the others are there.
 
     Raises:
         InputError: a prompt outside of the image, a mask prompt of the wrong size, or an embedding
             of another model.
     """
     check_prompts(model, embedding, prompts)
-    step = _chunk(model)
+    step, outputs = _chunk(model), MULTIMASK if multimask else SINGLE
     parts = [
-        _predict_chunk(model, embedding, prompts.select(slice(i, i + step)), multimask=multimask)
+        _predict_chunk(model, embedding, prompts.select(slice(i, i + step)), outputs, second_look)
         for i in range(0, len(prompts), step)
     ]
     return Prediction(
@@ -156,9 +163,9 @@ def predict(
 
 
 def _predict_chunk(
-    model: Model, embedding: Embedding, prompts: Prompts, *, multimask: bool
+    model: Model, embedding: Embedding, prompts: Prompts, outputs: slice, second_look: bool
 ) -> Prediction:
-    logits, iou = decode(model, embedding, prompts, MULTIMASK if multimask else SINGLE)
+    logits, iou = decode(model, embedding, prompts, outputs, second_look=second_look)
     masks = upscale_logits(model, embedding, logits) > 0
     return Prediction(
         masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()
@@ -166,13 +173,22 @@ def _predict_chunk(
 
 
 def decode(
-    model: Model, embedding: Embedding, prompts: Prompts, outputs: slice
+    model: Model,
+    embedding: Embedding,
+    prompts: Prompts,
+    outputs: slice,
+    *,
+    second_look: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32."""
+    """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32; see `predict`."""
     image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
     with torch.inference_mode(), autocast(model.precision, model.device):
         logits, iou = model.network.decode(
-            image.features, **placed, outputs=outputs, shared=image.shared
+            image.features,
+            **placed,
+            outputs=outputs,
+            shared=image.shared,
+            second_look=second_look,
         )
     return logits.float(), iou.float()
 

