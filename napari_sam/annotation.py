@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_sam import state as steps
 from napari_sam.answering import Answerer, view_of
 from napari_sam.blocks import Block, Window, starts
 from napari_sam.layers import (
+    DIGITS,
     NEGATIVE,
     POSITIVE,
     PREVIEW,
@@ -274,11 +276,20 @@ class Annotation:
         answerer, picture = self._answerer, self._picture
         held = None if asked.target is None else self._held(asked)
 
-        def work(stale: Stale) -> steps.Preview:
+        def finished(stale: Stale) -> steps.Preview:
             return answerer.answer(picture, asked, held, stale)
 
+        def drafted(preview: steps.Preview) -> None:
+            # the worker first: what is drawn here must not keep it waiting
+            self.busy = "looking again …"
+            self._worker.ask(finished, self._answered, self._failed)
+            self._show_answer(preview)
+
+        def draft(stale: Stale) -> steps.Preview:
+            return answerer.answer(picture, asked, held, stale, second_look=False)
+
         self.busy = "segmenting …"
-        self._worker.ask(work, self._answered, self._failed)
+        self._worker.ask(draft, drafted, self._failed)
 
     def _held(self, asked: steps.Question) -> Any:
         cut = tuple(slice(None) if at is None else at for at in asked.plane)
@@ -286,6 +297,9 @@ class Annotation:
 
     def _answered(self, preview: steps.Preview) -> None:
         self.busy = ""
+        self._show_answer(preview)
+
+    def _show_answer(self, preview: steps.Preview) -> None:
         self.session.show(preview)
         self._show_preview()
         self._changed()
@@ -325,10 +339,15 @@ class Annotation:
         places = np.array([p.position for p in points]).reshape(-1, self.image.ndim)
         if not _same(places, layer.data):
             layer.data = places
-        if points:
-            layer.face_color = [POSITIVE if p.positive else NEGATIVE for p in points]
-        layer.selected_data = set()
-        layer.current_face_color = POSITIVE if self.positive else NEGATIVE
+        # each of these draws the window again, also where nothing changes
+        colours = _coloured([POSITIVE if p.positive else NEGATIVE for p in points])
+        if not _same(colours, layer.face_color):
+            layer.face_color = colours
+        if layer.selected_data:
+            layer.selected_data = set()
+        colour = POSITIVE if self.positive else NEGATIVE
+        if layer.current_face_color != colour:
+            layer.current_face_color = colour
 
     def _show_preview(self) -> None:
         state = self.session.state
@@ -352,6 +371,14 @@ class Annotation:
 
 
 def _same(first: Any, second: Any) -> bool:
+    """Whether two lists of places or colours are equal but for rounding."""
     return len(first) == len(second) and all(
-        np.array_equal(a, b) for a, b in zip(first, second, strict=True)
+        np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=0, atol=10**-DIGITS)
+        for a, b in zip(first, second, strict=True)
     )
+
+
+def _coloured(names: Sequence[str]) -> NDArray[np.float64]:
+    """(N, 4) of colours as #rrggbb."""
+    channels = [[int(n[i : i + 2], 16) / 255 for i in (1, 3, 5)] + [1.0] for n in names]
+    return np.array(channels, float).reshape(-1, 4)

@@ -113,7 +113,13 @@ class Answerer:
         self._seen: OrderedDict[Any, tuple[Picture, Embedding]] = OrderedDict()
 
     def answer(
-        self, picture: Picture, question: Question, held: NDArray[np.bool_] | None, stale: Stale
+        self,
+        picture: Picture,
+        question: Question,
+        held: NDArray[np.bool_] | None,
+        stale: Stale,
+        *,
+        second_look: bool = True,
     ) -> Preview:
         """Candidate masks, best first.
 
@@ -122,6 +128,7 @@ class Answerer:
             question: what is asked.
             held: the refined object on that slice; None: a new one.
             stale: looked at between encoding and decoding.
+            second_look: False: quick masks to show until the others are there, see `predict`.
 
         Raises:
             InputError: the prompts lie outside of the image, or the model cannot be used.
@@ -133,9 +140,8 @@ class Answerer:
         embedding = self.embedding(picture, question.plane, view)
         if stale():
             raise Superseded
-        return Preview(
-            question=question, candidates=self._candidates(embedding, question, view, held)
-        )
+        found = self._candidates(embedding, question, view, held, second_look)
+        return Preview(question=question, candidates=found)
 
     def prepare(self, picture: Picture, plane: Plane, view: View) -> None:
         """Encode a view, and answer once: the first answer of a process takes far longer."""
@@ -168,12 +174,19 @@ class Answerer:
         return _loaded(self.name)
 
     def _candidates(
-        self, embedding: Embedding, question: Question, view: View, held: NDArray[np.bool_] | None
+        self,
+        embedding: Embedding,
+        question: Question,
+        view: View,
+        held: NDArray[np.bool_] | None,
+        second_look: bool,
     ) -> tuple[Candidate, ...]:
         from samplat import predict
 
         prompts, ambiguous = self._prompts(embedding, question, view, held)
-        answer = predict(self.model(), embedding, prompts, multimask=ambiguous)
+        answer = predict(
+            self.model(), embedding, prompts, multimask=ambiguous, second_look=second_look
+        )
         order = np.argsort(-answer.predicted_iou[0], kind="stable")
         found = (
             (_placed(answer.masks[0, n], question.plane, view), answer.predicted_iou[0, n])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.evaluation.hands import screen, settings_of
 
 QUIET = (
     "ignore::DeprecationWarning",
@@ -29,20 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def display() -> Iterator[None]:
     """An X server of this process's own, so that the tests run on any machine, unseen."""
-    read, write = os.pipe()
-    command = ["Xvfb", "-displayfd", str(write), "-screen", "0", "1280x1024x24", "-nolisten", "tcp"]
-    server = subprocess.Popen(command, pass_fds=[write], stderr=subprocess.DEVNULL)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        number = pipe.readline().strip()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DISPLAY", f":{number}")
+    with screen() as name, pytest.MonkeyPatch.context() as patch:
         patch.delenv("WAYLAND_DISPLAY", raising=False)
-        patch.setenv("QT_QPA_PLATFORM", "xcb")
-        patch.setenv("LIBGL_ALWAYS_SOFTWARE", "1")
+        for variable, value in settings_of(name).items():
+            patch.setenv(variable, value)
         yield
-    server.terminate()
-    server.wait()
 
 
 @pytest.fixture(scope="session")

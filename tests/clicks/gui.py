@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evaluation.hands import at, canvas_of, click, drag, press, wait
 from napari_sam.widget import SegmentWidget
+
+__all__ = ["answered", "at", "canvas_of", "click", "drag", "opened", "press", "seen", "wait"]
 
 
 def opened(viewer: Any, folder: Path) -> SegmentWidget:
@@ -27,98 +29,10 @@ def opened(viewer: Any, folder: Path) -> SegmentWidget:
     return widget
 
 
-def wait(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Let the window work until something holds."""
-    from qtpy.QtWidgets import QApplication
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        QApplication.processEvents()
-        time.sleep(0.002)
-    QApplication.processEvents()
-
-
 def answered(widget: SegmentWidget) -> bool:
     """Whether the mask of the present question is there."""
     assert widget.annotation is not None
     return widget.annotation.session.state.candidate is not None
-
-
-def canvas_of(viewer: Any) -> Any:
-    """Qt's widget that shows the layers."""
-    return viewer.window._qt_viewer.canvas.native
-
-
-def at(viewer: Any, world: Sequence[float]) -> tuple[int, int]:
-    """x, y on the canvas of a position in the two axes that are shown."""
-    canvas, zoom = canvas_of(viewer), viewer.camera.zoom
-    centre = viewer.camera.center[-2:]
-    y, x = (
-        size / 2 + (place - middle) * zoom
-        for size, place, middle in zip(
-            (canvas.height(), canvas.width()), world[-2:], centre, strict=True
-        )
-    )
-    return round(x), round(y)
-
-
-def click(viewer: Any, world: Sequence[float]) -> None:
-    """Press and release the left button there."""
-    from qtpy.QtCore import QPoint, Qt
-    from qtpy.QtTest import QTest
-    from qtpy.QtWidgets import QApplication
-
-    canvas, place = canvas_of(viewer), QPoint(*at(viewer, world))
-    QTest.mouseMove(canvas, place)
-    QTest.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=place)
-    QApplication.processEvents()
-
-
-def drag(viewer: Any, start: Sequence[float], stop: Sequence[float]) -> None:
-    """Draw from one place to another."""
-    from qtpy.QtCore import QPoint, Qt
-    from qtpy.QtTest import QTest
-    from qtpy.QtWidgets import QApplication
-
-    canvas, left = canvas_of(viewer), Qt.MouseButton.LeftButton
-    places = [QPoint(*at(viewer, p)) for p in np.linspace(start, stop, 6)]
-    QTest.mouseMove(canvas, places[0])
-    QTest.mousePress(canvas, left, pos=places[0])
-    for place in places[1:]:
-        _move(canvas, place)
-    QTest.mouseRelease(canvas, left, pos=places[-1])
-    QApplication.processEvents()
-
-
-def _move(canvas: Any, place: Any) -> None:
-    """With the button held, which QTest forgets."""
-    from qtpy.QtCore import QEvent, QPointF, Qt
-    from qtpy.QtGui import QMouseEvent
-    from qtpy.QtWidgets import QApplication
-
-    left, none = Qt.MouseButton.LeftButton, Qt.MouseButton.NoButton
-    spot, whole = QPointF(place), QPointF(canvas.mapToGlobal(place))
-    event = QMouseEvent(
-        QEvent.Type.MouseMove, spot, whole, none, left, Qt.KeyboardModifier.NoModifier
-    )
-    QApplication.sendEvent(canvas, event)
-    QApplication.processEvents()
-    time.sleep(0.03)  # vispy looks at moves 60 times a second
-
-
-def press(viewer: Any, key: str) -> None:
-    """Type one key on the canvas: "C", "Shift-C", "Control-Z"."""
-    from qtpy.QtCore import Qt
-    from qtpy.QtTest import QTest
-    from qtpy.QtWidgets import QApplication
-
-    *held, letter = key.split("-")
-    modifiers = Qt.KeyboardModifier.NoModifier
-    for name in held:
-        modifiers |= getattr(Qt.KeyboardModifier, f"{name}Modifier")
-    QTest.keyClick(canvas_of(viewer), getattr(Qt.Key, f"Key_{letter}"), modifiers)
-    QApplication.processEvents()
 
 
 def seen(viewer: Any, world: Sequence[float]) -> NDArray[np.int64]:
