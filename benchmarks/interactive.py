@@ -10,9 +10,10 @@ samplat-tiny, and mouse and keys are Qt's events.
                a mask (`preview_ms`), and to the one with the finished mask (`finished_ms`);
                medians and 90th percentiles
     stall      longest time that the event loop did not come round beyond its timer's 5 ms, in ms,
-               and how often it was more than 50: from `Annotate` to the first embedding in a new
-               process (`first`), of another picture (`encode`), while a hippocampus is followed
-               through its volume (`propagate`)
+               and how often it was more than 50: while the first picture of a process is encoded
+               (`first`: torch and the model are loaded) and another one (`encode`), and while a
+               hippocampus is followed through its volume (`propagate`); `layers_ms` is what
+               napari takes to make the four layers of a session, before
     sessions   objects of a picture of nuclei, of a NAIP scene and of a hippocampus volume, by a
                simulated person who clicks into the largest error: clicks to an IoU of 0.8 and 0.9
                by points alone, and by a box first (counted as one); `failed`: objects that ten did
@@ -70,7 +71,8 @@ class Window:
     def show(self, pixels: NDArray[Any], **options: Any) -> None:
         """Another picture, and a session on it that is ready for clicks."""
         self.prepare(pixels, **options)
-        self.annotate()
+        self.begin()
+        self.ready()
 
     def prepare(self, pixels: NDArray[Any], **options: Any) -> None:
         """Another picture, without a session."""
@@ -86,9 +88,15 @@ class Window:
         QApplication.processEvents()
         self.viewer.reset_view()
 
-    def annotate(self) -> None:
-        """Begin the session, and wait until the picture is encoded."""
+    def begin(self) -> None:
+        """A session on it, as `Annotate` does; its layers are drawn once."""
+        from qtpy.QtWidgets import QApplication
+
         self.widget.open()
+        QApplication.processEvents()
+
+    def ready(self) -> None:
+        """Wait until the picture is encoded."""
         wait(lambda: not self.annotation.busy, 120)
 
     def clear(self) -> None:
@@ -175,10 +183,12 @@ def stalls(window: Window, root: Path, count: int) -> Row:
     rng, row = np.random.default_rng(1), {}
     for name in ("first", "encode"):
         window.prepare(rng.integers(0, 255, (SIDE, SIDE), dtype=np.uint8))
+        began = time.perf_counter()
+        window.begin()
+        opened = 1e3 * (time.perf_counter() - began)
         with Stalls() as seen:
-            window.annotate()
-        row[name] = seen.row()
-    return row
+            window.ready()
+        row[name] = seen.row() | {"layers_ms": round(opened, 1)}
     scene = hippocampus(root)
     _open(window, scene)
     index, truth = scene.objects[0]
