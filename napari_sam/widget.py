@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -42,6 +42,10 @@ KEYS = {
     "Control-Shift-Z": ("redo", "and forth again"),
 }
 """Keys, the method of `Annotation` that each calls, and what it does."""
+
+
+MOVING = 60
+"""Milliseconds from a move of the camera to a look at what it shows then."""
 
 
 class _Courier(QObject):
@@ -95,6 +99,11 @@ class SegmentWidget(QWidget):
         self._filling = False
         self._courier = _Courier()
         self._worker = Latest(self._courier.carry)
+        self._moved = QTimer(self)
+        self._moved.setSingleShot(True)
+        self._moved.timeout.connect(lambda: self.call("follow"))
+        for event in (self.viewer.camera.events, self.viewer.dims.events.order):
+            event.connect(self._on_camera)
         self.destroyed.connect(self._worker.close)
         self._build()
         layers = self.viewer.layers
@@ -219,6 +228,10 @@ class SegmentWidget(QWidget):
         row = self.table.currentRow()
         if row >= 0:
             self.call(name, int(self.table.item(row, 0).text()))
+
+    def _on_camera(self, event: Any = None) -> None:
+        if self.annotation is not None and not self._moved.isActive():
+            self._moved.start(MOVING)
 
     def _choose(self) -> None:
         if self.annotation is not None:

@@ -53,3 +53,30 @@ def write_ome_zarr(path: Path, values: NDArray[Any], version: int) -> Path:
     else:
         group.attrs["ome"] = {"version": "0.5", "multiscales": [described]}
     return path
+
+
+def write_huge(path: Path, side: int, middle: tuple[int, int], radius: int) -> Path:
+    """A COG of side x side pixels with one bright disc; tiles without pixels take no space."""
+    import numpy as np
+    import rasterio
+    from rasterio.transform import Affine
+    from rasterio.windows import Window
+
+    profile = {"dtype": "uint8", "count": 1, "height": side, "width": side, "crs": "EPSG:32645"}
+    tiled = {"tiled": True, "blockxsize": 512, "blockysize": 512, "sparse_ok": True}
+    y, x = (at // 512 * 512 - 512 for at in middle)
+    rows, columns = np.mgrid[y : y + 1536, x : x + 1536]
+    disc = (rows - middle[0]) ** 2 + (columns - middle[1]) ** 2 < radius**2
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        transform=Affine(0.3, 0, 334_000, 0, -0.3, 3_060_000),
+        compress="deflate",
+        bigtiff="yes",
+        **profile,
+        **tiled,
+    ) as file:
+        file.write(np.where(disc, 220, 40).astype(np.uint8), 1, window=Window(x, y, 1536, 1536))
+        file.build_overviews([8, 64], rasterio.enums.Resampling.nearest)
+    return path
