@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from math import prod
@@ -119,6 +121,9 @@ class DiskLabels(Chunked):
             to, source = shared(part, block.window)
             labels[to] = values[source]
             self._behind[number] = labels
+        self._write_behind()
+
+    def _write_behind(self) -> None:
         for number in sorted(self._behind):
             self._store(number, self._behind[number])
             del self._behind[number]
@@ -131,6 +136,16 @@ class DiskLabels(Chunked):
         else:
             self._stored.discard(number)
             self._recent.pop(number, None)
+
+    def copy(self, path: Path) -> None:
+        """The same labels in another place of this disk, where they take no space again.
+
+        Raises:
+            OSError: the disk is full or failing, or has not taken all of them.
+        """
+        self._write_behind()
+        # files of chunks are replaced, never changed: a second name keeps what they held
+        shutil.copytree(self.path, path, copy_function=_link)
 
     def mend(self, pixels: Sequence[Block]) -> int:
         """Make every chunk what blocks, written one after the other, lead to.
@@ -168,6 +183,13 @@ class DiskLabels(Chunked):
         except JobError:
             return False
         return bool(np.array_equal(found, labels) and labels.any() == (number in self._stored))
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without second names
+        shutil.copy2(source, target)
 
 
 def _digits(name: str) -> bool:

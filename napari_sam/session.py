@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ from samplat import InputError, JobError, replacing
 log = logging.getLogger(__name__)
 
 JOURNAL, LABELS, LOCK = "journal.jsonl", "labels.zarr", ".lock"
+SNAPSHOT = "snapshot-"
+"""Begins the names of copies that are written out."""
 
 
 class Session:
@@ -66,9 +71,14 @@ class Session:
                 f"has {shape}; choose another folder"
             )
         self.history, pixels = history_of(written.lines)
+        for left in self.folder.glob(f"{SNAPSHOT}*.zarr"):  # by a program that was killed
+            shutil.rmtree(left, ignore_errors=True)
         self.labels = DiskLabels(self.folder / LABELS, shape)
         """Labels of all pixels, uint32; 0 is background. Changed by this session alone."""
-        wrong = self.labels.mend(pixels)
+        try:
+            wrong = self.labels.mend(pixels)
+        except OSError as error:
+            raise JobError(f"cannot write {self.folder}: {error.strerror or error}") from error
         self._journal = Journal(path, size=written.size, seal=written.seal)
         if wrong:
             log.info("%s: %d chunks of labels were made again from the journal", path, wrong)
@@ -135,10 +145,31 @@ class Session:
                 error.strerror or error,
             )
 
+    def snapshot(self) -> AbstractContextManager[DiskLabels]:
+        """The labels as they are now, for any thread, whatever is done meanwhile.
+
+        Raises:
+            JobError: the disk is full or failing.
+        """
+        place = self.folder / f"{SNAPSHOT}{uuid.uuid4().hex[:8]}.zarr"
+        try:
+            self.labels.copy(place)
+        except OSError as error:
+            raise JobError(f"cannot write {place}: {error.strerror or error}") from error
+        return _until_used(place, self.labels.shape)
+
     def close(self) -> None:
         """Release the folder; everything is on the disk already."""
         self._journal.close()
         self._lock.release()
+
+
+@contextmanager
+def _until_used(place: Path, shape: Sequence[int]) -> Iterator[DiskLabels]:
+    try:
+        yield DiskLabels(place, shape)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _locked(folder: Path) -> Any:

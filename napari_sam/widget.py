@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
+from napari_sam.export_row import ExportRow
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
@@ -134,6 +135,8 @@ class SegmentWidget(QWidget):
         column.addLayout(self._step_buttons())
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
+        self.exports = ExportRow(lambda: self.annotation, self._courier.carry)
+        column.addWidget(self.exports)
         column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
 
     def _step_buttons(self) -> QHBoxLayout:
