@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sam import state as steps
-from napari_sam.answering import Answerer, view_of
-from napari_sam.blocks import Block, Window, starts
+from napari_sam.answering import Answerer
+from napari_sam.blocks import Block, starts
 from napari_sam.layers import (
     DIGITS,
     NEGATIVE,
@@ -23,11 +23,16 @@ from napari_sam.layers import (
     painted_window,
     picture_of,
     placed_like,
+    placed_on,
     points_in,
+    screen_of,
     shape_of,
     shown_axes,
 )
+from napari_sam.lazy import Scratch
 from napari_sam.session import Session
+from napari_sam.sheets import Place, Sheet, place_for, step_for
+from napari_sam.views import views_over
 from napari_sam.worker import Latest, Stale
 from samplat import SamplatError
 
@@ -67,22 +72,36 @@ class Annotation:
         self._answerer, self._worker, self._changed = answerer, worker, changed
         self._picture = picture_of(image)
         self._syncing = False
-        self._shown: Window | None = None
+        self._looked_at: Any = None
+        shape = session.labels.shape
+        # strokes stay here until they are steps; napari has no array of ours in its hands
+        self._strokes = Scratch(shape, np.uint32, below=session.labels)
+        self._preview = Scratch(shape, np.uint8)
         self._add_layers()
         image.events.contrast_limits.connect(self._on_contrast)
         self._show()
-        self._prepare()
+        self._ask()
 
     def _add_layers(self) -> None:
         from napari.utils import DirectLabelColormap
 
-        viewer, place = self.viewer, placed_like(self.image)
-        ndim, shape = self.image.ndim, self.session.labels.shape
+        viewer, place, ndim = self.viewer, placed_like(self.image), self.image.ndim
+        self._place_of_sheets = sheet = self._wanted_place()
+        on_sheet = placed_on(self.image, sheet)
         yellow = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: PREVIEW})
         self.layers: dict[str, Any] = {
-            "labels": viewer.add_labels(self.session.labels.copy(), name="objects", **place),
+            "labels": viewer.add_labels(
+                Sheet(self._strokes, sheet),
+                name="objects",
+                metadata=dict(self.image.metadata),
+                **on_sheet,
+            ),
             "preview": viewer.add_labels(
-                np.zeros(shape, np.uint8), name="preview", colormap=yellow, opacity=0.5, **place
+                Sheet(self._preview, sheet),
+                name="preview",
+                colormap=yellow,
+                opacity=0.5,
+                **on_sheet,
             ),
             "boxes": viewer.add_shapes(
                 ndim=ndim, name="box", face_color="transparent", edge_color=PREVIEW, **place
@@ -99,7 +118,35 @@ class Annotation:
         viewer.layers.selection.active = self.layers["points"]
 
     def _point_size(self) -> float:
-        return max(3.0, 0.02 * max(shape_of(self.image)[-2:]))
+        return min(30.0, max(3.0, 0.02 * max(shape_of(self.image)[-2:])))
+
+    def _wanted_place(self) -> Place:
+        """Where sheets are to lie, so that the screen is on them."""
+        shape, axes = shape_of(self.image), shown_axes(self.viewer, self.image)
+        if axes is None:
+            return place_for(shape, (len(shape) - 2, len(shape) - 1), (0, 0), (0, 0))
+        screen = screen_of(self.image, axes)
+        middle = [(screen[axis].start + screen[axis].stop) / 2 for axis in axes]
+        extent = [screen[axis].stop - screen[axis].start for axis in axes]
+        old = getattr(self, "_place_of_sheets", None)
+        if old is not None and old.holds(screen) and max(old.steps) == step_for(extent):
+            return old  # type: ignore[no-any-return]
+        return place_for(shape, axes, middle, extent)
+
+    def follow(self) -> None:
+        """The camera moved: lay the sheets where it looks, and encode what is there."""
+        self._lay_sheets()
+        self._prepare()
+
+    def _lay_sheets(self) -> None:
+        place = self._wanted_place()
+        if place == self._place_of_sheets or self._strokes.written:
+            return
+        self._place_of_sheets = place
+        for name, array in (("labels", self._strokes), ("preview", self._preview)):
+            layer, placed = self.layers[name], placed_on(self.image, place)
+            layer.data = Sheet(array, place)
+            layer.scale, layer.translate = placed["scale"], placed["translate"]
 
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
@@ -210,15 +257,14 @@ class Annotation:
         if self._syncing:
             return
         layer = self.layers["labels"]
-        window = painted_window(event.value, self.session.labels.shape)
-        values = np.array(layer.data[window])
-        if (values == self.session.labels[window]).all():
-            return
-        self._attempt(lambda session: session.paint(starts(window), values))
+        window = layer.data.window(painted_window(event.value, layer.data.shape))
+        values = self._strokes[window]
+        if (values != self.session.labels[window]).any():
+            self._attempt(lambda session: session.paint(starts(window), values))
+        self._strokes.drop()
         if (values != self.session.labels[window]).any():  # protected, or the disk is full
             self.told = self.told or "finished objects are protected"
-            layer.data[window] = self.session.labels[window]
-            layer.refresh()
+            layer.refresh(extent=False)
             self._changed()
 
     def _do(self, transition: Callable[..., steps.Step], *arguments: Any, **options: Any) -> None:
@@ -241,26 +287,27 @@ class Annotation:
         self._show()
 
     def _prepare(self) -> None:
-        """Encode what is on the screen, so that the first click need not wait for it."""
+        """Encode what is on the screen, then what is around it, until something is asked."""
         axes = shown_axes(self.viewer, self.image)
-        if axes is None:
+        if axes is None or steps.question(self.session.state) is not None:
             return
-        answerer, picture, shape = self._answerer, self._picture, np.array(self._picture.shape)
-        middle = np.clip(self.image.world_to_data(self._screen_centre()), 0, shape - 1)
-        plane, shown = steps.plane_of(middle.tolist(), axes), list(axes)
-        view = view_of(middle[None, shown], (int(shape[axes[0]]), int(shape[axes[1]])))
+        answerer, picture, shape = self._answerer, self._picture, self._picture.shape
+        screen = screen_of(self.image, axes)
+        middle = [(part.start + part.stop - 1) / 2 for part in screen]
+        for axis, at in enumerate(self.image.world_to_data(self.viewer.dims.point)):
+            if axis not in axes:
+                middle[axis] = min(max(0.0, float(at)), shape[axis] - 1.0)
+        plane, (first, second) = steps.plane_of(middle, axes), axes
+        views = list(views_over((screen[first], screen[second]), (shape[first], shape[second])))
+        if (plane, views) == self._looked_at:
+            return
+        self._looked_at = plane, views
         self.busy = "encoding …"
         self._worker.ask(
-            lambda stale: answerer.prepare(picture, plane, view), self._prepared, self._failed
+            lambda stale: answerer.prepare(picture, plane, views, stale),
+            self._prepared,
+            self._failed,
         )
-
-    def _screen_centre(self) -> list[float]:
-        point = list(self.viewer.dims.point)
-        for axis, at in zip(
-            self.viewer.dims.displayed, self.viewer.camera.center[-2:], strict=True
-        ):
-            point[axis] = at
-        return point
 
     def _prepared(self, nothing: None) -> None:
         self.busy = ""
@@ -272,7 +319,9 @@ class Annotation:
         if (asked := steps.question(self.session.state)) is None:
             self._worker.cancel()
             self.busy = ""
+            self._prepare()
             return
+        self._looked_at = None
         answerer, picture = self._answerer, self._picture
         held = None if asked.target is None else self._held(asked)
 
@@ -292,8 +341,17 @@ class Annotation:
         self._worker.ask(draft, drafted, self._failed)
 
     def _held(self, asked: steps.Question) -> Any:
-        cut = tuple(slice(None) if at is None else at for at in asked.plane)
-        return self.session.labels[cut] == asked.target
+        """The refined object on the slice of a question."""
+        each = self.session.state.objects[asked.target or 0]
+        plane = [
+            n for n, at in zip(self.session.labels.shape, asked.plane, strict=True) if at is None
+        ]
+        held = Scratch(plane, bool)
+        axes = list(zip(each.window, asked.plane, strict=True))
+        if all(at is None or w.start <= at < w.stop for w, at in axes):
+            cut = tuple(w if at is None else at for w, at in axes)
+            held[tuple(w for w, at in axes if at is None)] = self.session.labels[cut] == each.number
+        return held
 
     def _answered(self, preview: steps.Preview) -> None:
         self.busy = ""
@@ -353,21 +411,15 @@ class Annotation:
         state = self.session.state
         if state.preview is None and self.live and steps.question(state) is not None:
             return  # the last mask stays until the next one is there
-        layer, found = self.layers["preview"], state.candidate
-        if self._shown is not None:
-            layer.data[self._shown] = 0
-        self._shown = None if found is None else found.mask.window
-        if found is not None:
-            layer.data[found.mask.window] = found.mask.array()
-        layer.refresh(extent=False, thumbnail=False)
+        self._preview.drop()
+        if (found := state.candidate) is not None:
+            self._preview[found.mask.window] = found.mask.array()
+        self.layers["preview"].refresh(extent=False, thumbnail=False)
 
     def _show_labels(self, block: Block | None) -> None:
-        if block is None:
-            return
-        layer = self.layers["labels"]
-        if (layer.data[block.window] != self.session.labels[block.window]).any():
-            layer.data[block.window] = self.session.labels[block.window]
-            layer.refresh(extent=False)
+        if block is not None:
+            self._strokes.drop()
+            self.layers["labels"].refresh(extent=False)
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,14 @@ from numpy.typing import NDArray
 
 from napari_sam.blocks import mask_block
 from napari_sam.state import Box, Candidate, Plane, Point, Preview, Question
+from napari_sam.views import WHOLE, View, centred_view, view_of
 from napari_sam.worker import Stale, Superseded
 from samplat import InputError, Stretch
 
 if TYPE_CHECKING:
     from samplat import Embedding, EmbeddingCache, Model
 
-WHOLE = 1536
-"""Slices of at most so many pixels a side are seen whole."""
-SIDE = 1024
-"""Pixels a side of what is seen of larger ones; for large prompts every second, third, ... one."""
-FILL = 0.75
-"""Share of a view's side that prompts may take; views lie on a grid of a quarter of their side."""
-REMEMBERED = 8
+REMEMBERED = 24
 """Embeddings of views at hand without another look at the pixels."""
 
 
@@ -44,9 +41,11 @@ class Picture:
 
     def read(self, plane: Plane, view: View) -> NDArray[np.uint8]:
         """Pixels HxW or HxWxbands of a part of a slice."""
-        axes = iter((view.rows, view.columns))
-        cut = tuple(_stepped(next(axes), view.step) if at is None else at for at in plane)
+        axes = iter(view.cut)
+        cut = tuple(next(axes) if at is None else at for at in plane)
         pixels: NDArray[Any] = np.asarray(self.data[cut])
+        if self.bands:
+            pixels = pixels[..., :3]  # how opaque they are is no colour
         if self.limits is None:
             return pixels.astype(np.uint8, copy=False)
         banded = pixels if self.bands else pixels[..., None]
@@ -54,48 +53,6 @@ class Picture:
         valid = np.isfinite(banded).all(axis=-1)
         shown: NDArray[np.uint8] = Stretch(low=low, high=high)(banded[None], valid[None])[0]
         return shown if self.bands else shown[..., 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A part of a slice that is encoded at once."""
-
-    rows: slice
-    """Its pixels along the slice's first axis."""
-    columns: slice
-    """And along the second."""
-    step: int
-    """Every how many-th pixel is seen."""
-
-
-def _stepped(part: slice, step: int) -> slice:
-    return slice(part.start, part.stop, step)
-
-
-def view_of(places: NDArray[np.float64], size: tuple[int, int]) -> View:
-    """What to look at: a part of a slice with all prompts well inside of it.
-
-    Prompts near each other share a view, so that a correction needs no other one.
-
-    Args:
-        places: (N, 2) positions of points and corners.
-        size: (H, W) of the slice.
-    """
-    if max(size) <= WHOLE:
-        return View(rows=slice(0, size[0]), columns=slice(0, size[1]), step=1)
-    low, high = places.min(axis=0), places.max(axis=0)
-    step = max(1, int(np.ceil((high - low).max() / (FILL * SIDE))))
-    side = SIDE * step
-    rows, columns = (
-        _along(middle, side, n) for middle, n in zip((low + high) / 2, size, strict=True)
-    )
-    return View(rows=rows, columns=columns, step=step)
-
-
-def _along(middle: float, side: int, length: int) -> slice:
-    grid = side // 4
-    start = min(max(0, round((middle - side / 2) / grid) * grid), max(0, length - side))
-    return slice(start, min(length, start + side))
 
 
 class Answerer:
@@ -109,6 +66,8 @@ class Answerer:
     def __init__(self, model: str, cache: EmbeddingCache | None = None) -> None:
         self.name = model
         self._cache = cache
+        self._warm = False
+        self._cut: Any = None  # whose mask went on beyond the tile of its first prompt
         # with each picture, so that its id stays its own
         self._seen: OrderedDict[Any, tuple[Picture, Embedding]] = OrderedDict()
 
@@ -116,7 +75,7 @@ class Answerer:
         self,
         picture: Picture,
         question: Question,
-        held: NDArray[np.bool_] | None,
+        held: Any,
         stale: Stale,
         *,
         second_look: bool = True,
@@ -126,7 +85,7 @@ class Answerer:
         Args:
             picture: the image.
             question: what is asked.
-            held: the refined object on that slice; None: a new one.
+            held: the refined object on that slice, an array of bool; None: a new one.
             stale: looked at between encoding and decoding.
             second_look: False: quick masks to show until the others are there, see `predict`.
 
@@ -136,21 +95,64 @@ class Answerer:
         """
         places, size = _places(question), _size(picture, question.plane)
         _check_inside(places, size)
-        view = view_of(places, size)
+        about = (id(picture), question.plane, tuple(places[0]))
+        view = centred_view(places, size) if self._cut == about else view_of(places, size)
+        found, cut = self._look(picture, question, view, held, stale, second_look)
+        # more of it is seen from a view that has it in its middle
+        if cut and second_look and self._cut != about:
+            self._cut = about
+            return self.answer(picture, question, held, stale)
+        return Preview(question=question, candidates=found)
+
+    def _look(
+        self,
+        picture: Picture,
+        question: Question,
+        view: View,
+        held: Any,
+        stale: Stale,
+        second_look: bool,
+    ) -> tuple[tuple[Candidate, ...], bool]:
+        """Candidates in a view, and whether the best of them goes on beyond it."""
+        from samplat import predict
+
         embedding = self.embedding(picture, question.plane, view)
         if stale():
             raise Superseded
-        found = self._candidates(embedding, question, view, held, second_look)
-        return Preview(question=question, candidates=found)
+        prompts, ambiguous = self._prompts(embedding, question, view, held)
+        answer = predict(
+            self.model(), embedding, prompts, multimask=ambiguous, second_look=second_look
+        )
+        order = np.argsort(-answer.predicted_iou[0], kind="stable")
+        size = _size(picture, question.plane)
+        cut = max(size) > WHOLE and view.ends_in(answer.masks[0, order[0]], size)
+        found = (
+            (_placed(answer.masks[0, n], question.plane, view), answer.predicted_iou[0, n])
+            for n in order
+        )
+        return tuple(Candidate(mask=m, score=float(s)) for m, s in found if m is not None), cut
 
-    def prepare(self, picture: Picture, plane: Plane, view: View) -> None:
-        """Encode a view, and answer once: the first answer of a process takes far longer."""
+    def prepare(self, picture: Picture, plane: Plane, views: Iterable[View], stale: Stale) -> None:
+        """Encode views, as long as nothing else is wanted; without any, load the model.
+
+        The first one is answered once: the first answer of a process takes far longer.
+
+        Raises:
+            Superseded: something else is wanted.
+        """
         from samplat import Prompts, predict
 
-        embedding = self.embedding(picture, plane, view)
-        height, width = embedding.original_size
-        middle = Prompts(points=[(width // 2, height // 2)], labels=[1])
-        predict(self.model(), embedding, middle)
+        model = self.model()
+        for number, view in enumerate(views):
+            if stale():
+                raise Superseded
+            with interrupted(stale):
+                embedding = self.embedding(picture, plane, view)
+            if not number and not self._warm:
+                height, width = embedding.original_size
+                middle = Prompts(points=[(width // 2, height // 2)], labels=[1])
+                predict(model, embedding, middle)
+                self._warm = True
 
     def embedding(self, picture: Picture, plane: Plane, view: View) -> Embedding:
         """Of a part of a slice; from memory or the cache if it was seen before."""
@@ -173,29 +175,8 @@ class Answerer:
         """The model; loaded once, and kept for the next session."""
         return _loaded(self.name)
 
-    def _candidates(
-        self,
-        embedding: Embedding,
-        question: Question,
-        view: View,
-        held: NDArray[np.bool_] | None,
-        second_look: bool,
-    ) -> tuple[Candidate, ...]:
-        from samplat import predict
-
-        prompts, ambiguous = self._prompts(embedding, question, view, held)
-        answer = predict(
-            self.model(), embedding, prompts, multimask=ambiguous, second_look=second_look
-        )
-        order = np.argsort(-answer.predicted_iou[0], kind="stable")
-        found = (
-            (_placed(answer.masks[0, n], question.plane, view), answer.predicted_iou[0, n])
-            for n in order
-        )
-        return tuple(Candidate(mask=m, score=float(s)) for m, s in found if m is not None)
-
     def _prompts(
-        self, embedding: Embedding, question: Question, view: View, held: NDArray[np.bool_] | None
+        self, embedding: Embedding, question: Question, view: View, held: Any
     ) -> tuple[Any, bool]:
         from samplat import Prompts, mask_prompts
 
@@ -203,8 +184,8 @@ class Answerer:
         points = [p for p in question.prompts if isinstance(p, Point)]
         boxes = [p for p in question.prompts if isinstance(p, Box)]
         masks = None
-        if held is not None and held.any():
-            seen = held[view.rows, view.columns][:: view.step, :: view.step]
+        seen = None if held is None else held[view.cut]
+        if seen is not None and seen.any():
             masks = mask_prompts(self.model(), embedding, [seen])
         prompts = Prompts(
             points=[_seen_at(p.position, axes, view) for p in points] or None,
@@ -214,6 +195,28 @@ class Answerer:
             masks=masks,
         )
         return prompts, len(points) == 1 and not boxes and masks is None
+
+
+@contextmanager
+def interrupted(stale: Stale) -> Iterator[None]:
+    """End what networks compute in this thread as soon as its result is not wanted.
+
+    Raises:
+        Superseded: it is not.
+    """
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    mine = threading.get_ident()
+
+    def look(module: Any, given: Any) -> None:
+        if threading.get_ident() == mine and stale():
+            raise Superseded
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @functools.lru_cache(maxsize=1)

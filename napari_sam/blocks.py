@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -39,6 +40,28 @@ class Block:
         """Its values, in its shape."""
         values, lengths = self.runs[::2], self.runs[1::2]
         return np.repeat(np.array(values, np.uint32), lengths).reshape(self.shape)
+
+    @functools.cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.runs[1::2])
+
+    def part(self, inside: Window) -> NDArray[np.uint32]:
+        """The values of a window of the box, in the box's frame; the others stay runs."""
+        shape = tuple(each.stop - each.start for each in inside)
+        out = np.empty(shape, np.uint32)
+        for lead in np.ndindex(shape[:-2]):
+            slab = [each.start + at for each, at in zip(inside[:-2], lead, strict=True)]
+            first = np.ravel_multi_index((*slab, inside[-2].start, 0), self.shape)
+            rows = self._flat(int(first), int(first) + shape[-2] * self.shape[-1])
+            out[lead] = rows.reshape(shape[-2], self.shape[-1])[:, inside[-1]]
+        return out
+
+    def _flat(self, start: int, stop: int) -> NDArray[np.uint32]:
+        """The values from one place to another, in C order."""
+        first, last = np.searchsorted(self._ends, (start, stop - 1), side="right")
+        ends = np.minimum(self._ends[first : last + 1], stop)
+        values = np.array(self.runs[2 * first : 2 * last + 2 : 2], np.uint32)
+        return np.repeat(values, np.diff(ends, prepend=start))
 
 
 def block_of(values: NDArray[Any], start: Sequence[int]) -> Block:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from napari_sam.answering import Picture
 from napari_sam.blocks import Window
+from napari_sam.sheets import Place
 from napari_sam.state import Box, Point, Prompt
 from samplat import InputError
 
@@ -85,6 +86,34 @@ def placed_like(image: Any) -> dict[str, Any]:
         "affine": image.affine.affine_matrix,
     }
     return placing | {k: getattr(image, k) for k in ("units", "axis_labels") if hasattr(image, k)}
+
+
+def placed_on(image: Any, place: Place) -> dict[str, Any]:
+    """Arguments that put a sheet of an image onto it."""
+    zero = np.zeros(image.ndim)
+    first = [w.start + (step - 1) / 2 for w, step in zip(place.window, place.steps, strict=True)]
+    moved = np.subtract(image.data_to_world(first), image.data_to_world(zero))
+    linear = np.asarray(image.affine.affine_matrix)[:-1, :-1]
+    return placed_like(image) | {
+        "scale": np.asarray(image.scale) * np.asarray(place.steps),
+        "translate": np.asarray(image.translate) + np.linalg.solve(linear, moved),
+    }
+
+
+def screen_of(image: Any, axes: Sequence[int]) -> Window:
+    """The pixels of an image that are on the screen, as of its last picture; all of other axes."""
+    shape, factors = shape_of(image), np.ones(image.ndim)
+    if image.multiscale:
+        factors = np.asarray(image.downsample_factors)[image.data_level][: image.ndim]
+    low, high = np.asarray(image.corner_pixels)[:, : image.ndim] * factors
+    if not (high > low)[list(axes)].all():  # nothing was drawn yet
+        return tuple(slice(0, n) for n in shape)
+    return tuple(
+        slice(max(0, int(low[n])), min(extent, int(high[n] + factors[n])))
+        if n in axes
+        else slice(0, extent)
+        for n, extent in enumerate(shape)
+    )
 
 
 def shown_axes(viewer: Any, image: Any) -> tuple[int, int] | None:

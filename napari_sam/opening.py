@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_sam.reading import factory_for
 from napari_sam.widget import SegmentWidget
-from samplat import InputError
+from samplat import InputError, SamplatError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,16 @@ class Window:
     """Returns when the last window is closed."""
 
 
+PLAIN = (".png", ".jpg", ".jpeg")
+"""Suffixes of pictures that lie nowhere in the world: napari's own reader is as good."""
+
+
+def _is_ours(image: Path) -> bool:
+    return image.suffix.lower() not in PLAIN and factory_for(str(image)) is not None
+
+
 def open_window(image: Path, model: str, session: Path | None) -> Window:
-    """Open an image by napari's readers, and begin or go on with the work on it.
+    """Open an image by our reader or napari's, and begin or go on with the work on it.
 
     Raises:
         InputError: no reader opens it, or there is no image in it.
@@ -33,8 +42,11 @@ def open_window(image: Path, model: str, session: Path | None) -> Window:
 
     viewer = napari.Viewer(show=True)
     try:
-        viewer.open(str(image), plugin=None)
-    except Exception as error:  # readers raise what they like
+        viewer.open(str(image), plugin="samplat" if _is_ours(image) else None)
+    except SamplatError:
+        viewer.close()
+        raise
+    except Exception as error:  # other readers raise what they like
         viewer.close()
         raise InputError(f"napari cannot open {image}: {error}") from error
     widget = SegmentWidget(viewer)

@@ -10,7 +10,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,15 @@ from numpy.typing import NDArray
 
 from napari_sam.blocks import Block, Window
 from napari_sam.journal import Journal, Line, history_of, read_journal, step_line
-from napari_sam.labels import LabelStore, empty_labels, painted_labels
+from napari_sam.labels import DiskLabels, check_shape
 from napari_sam.state import Preview, State, Step, painted
 from samplat import InputError, JobError, replacing
 
 log = logging.getLogger(__name__)
 
 JOURNAL, LABELS, LOCK = "journal.jsonl", "labels.zarr", ".lock"
+SNAPSHOT = "snapshot-"
+"""Begins the names of copies that are written out."""
 
 
 class Session:
@@ -37,7 +42,7 @@ class Session:
         about: what else the journal's first line shall tell of the image, JSON values.
 
     Raises:
-        InputError: the image has no pixels or too many.
+        InputError: the image has no pixels.
         JobError: the folder belongs to an image of another shape, is open elsewhere, damaged, or
             cannot be written.
     """
@@ -45,18 +50,17 @@ class Session:
     def __init__(
         self, folder: Path, shape: Sequence[int], about: Mapping[str, Any] | None = None
     ) -> None:
+        check_shape(shape)
         self.folder = folder
-        self.labels = empty_labels(shape)
-        """Labels of all pixels, uint32; 0 is background. Changed by this session alone."""
         self._lock = _locked(folder)
         try:
-            self._open(about or {})
+            self._open([int(n) for n in shape], about or {})
         except BaseException:
             self._lock.release()
             raise
 
-    def _open(self, about: Mapping[str, Any]) -> None:
-        path, shape = self.folder / JOURNAL, list(self.labels.shape)
+    def _open(self, shape: list[int], about: Mapping[str, Any]) -> None:
+        path = self.folder / JOURNAL
         if not path.exists() or b"\n" not in path.read_bytes():
             path.unlink(missing_ok=True)  # killed before it had a first line
             Journal.create(path, {"shape": shape, "image": dict(about)}).close()
@@ -67,11 +71,16 @@ class Session:
                 f"has {shape}; choose another folder"
             )
         self.history, pixels = history_of(written.lines)
-        for block in pixels:
-            self.labels[block.window] = block.array()
+        for left in self.folder.glob(f"{SNAPSHOT}*.zarr"):  # by a program that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        self.labels = DiskLabels(self.folder / LABELS, shape)
+        """Labels of all pixels, uint32; 0 is background. Changed by this session alone."""
+        try:
+            wrong = self.labels.mend(pixels)
+        except OSError as error:
+            raise JobError(f"cannot write {self.folder}: {error.strerror or error}") from error
         self._journal = Journal(path, size=written.size, seal=written.seal)
-        self._store = LabelStore(self.folder / LABELS, self.labels)
-        if wrong := self._store.mend():
+        if wrong:
             log.info("%s: %d chunks of labels were made again from the journal", path, wrong)
 
     @property
@@ -81,7 +90,8 @@ class Session:
 
     def read(self, window: Window) -> NDArray[np.uint32]:
         """Labels of a window, a copy."""
-        return self.labels[window].copy()
+        labels: NDArray[np.uint32] = self.labels[window]
+        return labels
 
     def do(self, transition: Callable[..., Step], *arguments: Any, **options: Any) -> Step:
         """Take a step of `napari_sam.state`, with the state and these arguments.
@@ -125,21 +135,41 @@ class Session:
     def _put(self, block: Block | None) -> None:
         if block is None:
             return
-        self.labels[block.window] = block.array()
         try:
-            self._store.write(block.window)
+            self.labels.write(block)
         except OSError as error:
             log.warning(
                 "%s cannot be written (%s); the journal has it, and the labels are made again "
                 "when the session is opened",
-                self._store.path,
+                self.labels.path,
                 error.strerror or error,
             )
+
+    def snapshot(self) -> AbstractContextManager[DiskLabels]:
+        """The labels as they are now, for any thread, whatever is done meanwhile.
+
+        Raises:
+            JobError: the disk is full or failing.
+        """
+        place = self.folder / f"{SNAPSHOT}{uuid.uuid4().hex[:8]}.zarr"
+        try:
+            self.labels.copy(place)
+        except OSError as error:
+            raise JobError(f"cannot write {place}: {error.strerror or error}") from error
+        return _until_used(place, self.labels.shape)
 
     def close(self) -> None:
         """Release the folder; everything is on the disk already."""
         self._journal.close()
         self._lock.release()
+
+
+@contextmanager
+def _until_used(place: Path, shape: Sequence[int]) -> Iterator[DiskLabels]:
+    try:
+        yield DiskLabels(place, shape)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _locked(folder: Path) -> Any:
@@ -177,7 +207,6 @@ def replay(journal: Path, output: Path) -> tuple[int, int]:
         raise InputError(f"{output} are the session's own labels; choose another output")
     written = read_journal(path)
     history, pixels = history_of(written.lines)
-    labels = painted_labels(written.header["shape"], pixels)
     with replacing(output) as place:
-        LabelStore(place, labels).mend()
+        DiskLabels(place, written.header["shape"]).mend(pixels)
     return len(written.lines), len(history.state.objects)

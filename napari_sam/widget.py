@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, Qt, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
+from napari_sam.export_row import ExportRow
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
@@ -42,6 +43,10 @@ KEYS = {
     "Control-Shift-Z": ("redo", "and forth again"),
 }
 """Keys, the method of `Annotation` that each calls, and what it does."""
+
+
+MOVING = 60
+"""Milliseconds from a move of the camera to a look at what it shows then."""
 
 
 class _Courier(QObject):
@@ -95,6 +100,11 @@ class SegmentWidget(QWidget):
         self._filling = False
         self._courier = _Courier()
         self._worker = Latest(self._courier.carry)
+        self._moved = QTimer(self)
+        self._moved.setSingleShot(True)
+        self._moved.timeout.connect(lambda: self.call("follow"))
+        for event in (self.viewer.camera.events, self.viewer.dims.events.order):
+            event.connect(self._on_camera)
         self.destroyed.connect(self._worker.close)
         self._build()
         layers = self.viewer.layers
@@ -125,6 +135,8 @@ class SegmentWidget(QWidget):
         column.addLayout(self._step_buttons())
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
+        self.exports = ExportRow(lambda: self.annotation, self._courier.carry)
+        column.addWidget(self.exports)
         column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
 
     def _step_buttons(self) -> QHBoxLayout:
@@ -219,6 +231,10 @@ class SegmentWidget(QWidget):
         row = self.table.currentRow()
         if row >= 0:
             self.call(name, int(self.table.item(row, 0).text()))
+
+    def _on_camera(self, event: Any = None) -> None:
+        if self.annotation is not None and not self._moved.isActive():
+            self._moved.start(MOVING)
 
     def _choose(self) -> None:
         if self.annotation is not None:

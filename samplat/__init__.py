@@ -34,6 +34,7 @@ _HOME = {
     "embedding": ("Embedding", "EmbeddingKey"),
     "files": ("check_file", "check_writable", "replacing"),
     "finished": ("open_result",),
+    "given": ("labels_result",),
     "answers": ("PromptedSegmenter",),
     "hookspecs": ("Exporter", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
@@ -161,6 +162,7 @@ __all__ = [
     "input_scale",
     "install_model",
     "keep_freed_memory",
+    "labels_result",
     "load_model",
     "mask_depth",
     "mask_prompts",
@@ -213,6 +215,7 @@ if TYPE_CHECKING:
     from samplat.executors import Executor, ExecutorFactory
     from samplat.files import check_file, check_writable, replacing
     from samplat.finished import open_result
+    from samplat.given import labels_result
     from samplat.grid import GridParameters
     from samplat.hookspecs import Exporter, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan

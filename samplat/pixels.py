@@ -85,6 +85,12 @@ class ImageSource(Protocol):
         """Release files; the source is not used afterwards."""
         ...
 
+    # Windows show more than the engine reads. A source whose image is kept at several resolutions
+    # may have `levels() -> Sequence[ImageSource]`, the coarser ones, finest first. One whose file
+    # has other bands than those that are read may have `band_names`, all of them in order, and
+    # `with_bands(indices) -> ImageSource`, the same image with those, from 0. One that knows where
+    # there is no data may have `masked: bool`; one whose first bands are colours `coloured: bool`.
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:

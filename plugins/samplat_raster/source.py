@@ -48,6 +48,9 @@ GDAL_CACHE_BYTES = 64 * 2**20
 OPTIONS = {"bidx", "nodata", "gsd", "allow_vrt"}
 """Options of a raster in a `SourceSpec`."""
 
+COARSEST = 1024
+"""Pixels a side that `levels` end with, where a raster has no overviews."""
+
 _OPENING = threading.Lock()  # warning filters are global
 
 
@@ -184,6 +187,63 @@ class RasterSource:
             request = functools.partial(_mask_of, self._dataset(), self._bands)
             valid &= self._checked("the mask", lambda: look.assemble(request))[None] > 0
         return self._coloured(pixels), valid
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Of all bands of the file but alpha bands: what they are described as, or their number."""
+        described = self._dataset().descriptions
+        return tuple(described[i - 1] or f"band {i}" for i in self._shown)
+
+    @property
+    def _shown(self) -> tuple[int, ...]:
+        from rasterio.enums import ColorInterp
+
+        colours = self._dataset().colorinterp
+        return tuple(i for i, c in enumerate(colours, 1) if c != ColorInterp.alpha)
+
+    @property
+    def coloured(self) -> bool:
+        """Whether red, green and blue are read, and are the file's first bands."""
+        from rasterio.enums import ColorInterp
+
+        first = self._bands.indexes == self._shown[: len(self._bands.indexes)]
+        colours = [self._dataset().colorinterp[i - 1] for i in self._bands.indexes]
+        rgb = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+        return first and (colours == rgb or self._bands.palette is not None)
+
+    @property
+    def masked(self) -> bool:
+        """Whether the file can say that a pixel is no data."""
+        return self._bands.masked or any(value is not None for value in self._bands.nodata)
+
+    def with_bands(self, indices: Sequence[int]) -> RasterSource:
+        """The same file, of which other bands are read; by their place in `band_names`."""
+        return _reopen(self._path, {**self._options, "bidx": [self._shown[i] for i in indices]})
+
+    def levels(self) -> tuple[RasterSource, ...]:
+        """The raster at lower resolutions, finest first, over the same ground.
+
+        They are its overviews; without any, its own pixels, averaged as they are read. A raster
+        that is read at another `gsd` has none.
+        """
+        if self._grid is not None:
+            return ()
+        height, width = self._info.shape[1:]
+        if stored := self._dataset().overviews(1):
+            return tuple(self._coarsened(f, n) for n, f in enumerate(stored))
+        count = math.ceil(math.log2(max(1, max(height, width) / COARSEST)))
+        factors = (2**n for n in range(1, count + 1))
+        return tuple(self._coarsened(f, None) for f in factors)
+
+    def _coarsened(self, factor: int, level: int | None) -> RasterSource:
+        _, height, width = self._info.shape
+        rows, columns = -(-height // factor), -(-width // factor)
+        grid = Resampled(
+            shape=(rows, columns), factors=(height / rows, width / columns), level=level
+        )
+        made = _reopen(self._path, self._options)
+        made._grid, made._info = grid, _coarser(made._info, grid)
+        return made
 
     def close(self) -> None:
         """Close the datasets of all threads."""

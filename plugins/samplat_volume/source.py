@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -149,6 +150,33 @@ class VolumeSource:
             return sampled()
         channels = "-".join(map(str, self._channels))
         return voxels.remembered(f"sample-{max_size}-{channels}", sampled)
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Of all channels, times or components of the file: their numbers."""
+        return tuple(str(n) for n in range(self._opened.voxels.shape[0]))
+
+    def with_bands(self, indices: Sequence[int]) -> VolumeSource:
+        """The same volume, of which other channels are read."""
+        made = copy.copy(self)
+        made._options = {**self._options, "channel": list(indices)}
+        made._channels = _chosen_channels(self._opened.voxels.shape[0], indices, self._path)
+        made._info = made._describe()
+        return made
+
+    def levels(self) -> tuple[VolumeSource, ...]:
+        """The volume at the lower resolutions that its file has, finest first."""
+        return tuple(self._coarsened(voxels) for voxels in self._opened.coarse)
+
+    def _coarsened(self, voxels: Voxels) -> VolumeSource:
+        fine, (depth, height, width) = self._opened.geometry, voxels.shape[1:]
+        z, y, x = np.multiply(fine.spacing, fine.shape) / (depth, height, width)
+        spacing = (float(z), float(y), float(x))
+        geometry = replace(fine, shape=(depth, height, width), spacing=spacing)
+        made = copy.copy(self)
+        made._opened = replace(self._opened, voxels=voxels, geometry=geometry, coarse=())
+        made._info = made._describe()
+        return made
 
     def close(self) -> None:
         """Release files; the source is not used afterwards."""

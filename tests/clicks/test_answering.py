@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_sam.answering import SIDE, WHOLE, Answerer, Picture, view_of
+from napari_sam.answering import Answerer, Picture
 from napari_sam.layers import corners_of, merged, painted_window, pixel_of
 from napari_sam.state import Box, Point, Question
+from napari_sam.views import LEAST, SIDE, WHOLE, centred_view, view_of, views_over
 from napari_sam.worker import Latest, Superseded
 from samplat import EmbeddingCache, InputError
 
@@ -36,25 +37,26 @@ def test_a_view_holds_its_prompts_and_lies_in_the_slice(size: Any, data: st.Data
 @given(place=st.tuples(*[st.floats(3000, 40_000)] * 2), move=st.tuples(*[st.floats(-5, 5)] * 2))
 def test_prompts_have_ground_around_them_in_a_large_slice(place: Any, move: Any) -> None:
     places = np.array([place, np.add(place, move)])
-    view = view_of(places, (50_000, 50_000))
-    assert view.step == 1
-    for axis, part in enumerate((view.rows, view.columns)):
-        assert part.stop - part.start == SIDE
-        assert part.start + SIDE / 4 < places[:, axis].min()
-        assert places[:, axis].max() < part.stop - SIDE / 4
+    for look, least in ((view_of, LEAST), (centred_view, SIDE / 4)):
+        view = look(places, (50_000, 50_000))
+        assert view.step == 1
+        for axis, part in enumerate((view.rows, view.columns)):
+            assert part.stop - part.start == SIDE
+            assert part.start + least < places[:, axis].min()
+            assert places[:, axis].max() < part.stop - least
 
 
 class Counted:
     """A raster of 50 000 x 50 000 pixels, of which only the parts that are asked for are made."""
 
-    def __init__(self, radius: int) -> None:
-        self.radius = radius
+    def __init__(self, radius: int, middle: tuple[int, int] = (30_000, 20_000)) -> None:
+        self.radius, self.middle = radius, middle
         self.read: list[tuple[int, ...]] = []
 
     def __getitem__(self, cut: Any) -> Any:
         ys, xs = (np.arange(*c.indices(50_000)) for c in cut)
         self.read.append((len(ys), len(xs)))
-        far = (ys[:, None] - 30_000) ** 2 + (xs[None] - 20_000) ** 2
+        far = (ys[:, None] - self.middle[0]) ** 2 + (xs[None] - self.middle[1]) ** 2
         return np.where(far < self.radius**2, 220, 40).astype(np.uint8)
 
 
@@ -67,18 +69,73 @@ def asked(*prompts: Any) -> Question:
     return Question(prompts=prompts, plane=(None, None), target=None)
 
 
-def test_a_click_reads_one_part_of_a_huge_image(answerer: Answerer) -> None:
+@pytest.mark.parametrize(("middle", "reads"), [((30_300, 20_400), 1), ((29_960, 19_970), 2)])
+def test_a_click_reads_one_tile_of_a_huge_image_and_another_view_of_what_it_cuts(
+    answerer: Answerer, middle: tuple[int, int], reads: int
+) -> None:
+    data = Counted(150, middle)
+    picture = Picture(data=data, shape=(50_000, 50_000), bands=False, limits=None)
+    first = asked(Point(position=middle))
+    preview = answerer.answer(picture, first, None, lambda: False)
+    assert data.read == [(SIDE, SIDE)] * reads
+    mask = preview.candidates[0].mask
+    np.testing.assert_allclose(mask.start, np.subtract(middle, 150), atol=6)
+    np.testing.assert_allclose(mask.shape, (300, 300), atol=12)
+    beside = Point(position=(middle[0] - 160, middle[1]), positive=False)
+    answerer.answer(picture, asked(*first.prompts, beside), None, lambda: False)
+    assert len(data.read) == reads
+
+
+@given(size=st.tuples(sizes, sizes), data=st.data())
+def test_views_ahead_begin_in_the_middle_and_are_those_of_clicks(
+    size: Any, data: st.DataObject
+) -> None:
+    ends = [data.draw(st.tuples(*[st.integers(0, n - 1)] * 2)) for n in size]
+    rows, columns = (slice(min(e), max(e) + 1) for e in ends)
+    views = list(views_over((rows, columns), size))
+    if not views:
+        assert max(size) > WHOLE
+        assert (rows.stop - rows.start) * (columns.stop - columns.start) > 768**2
+        return
+    assert len(views) == len({str(view) for view in views}) <= 60
+    click = [data.draw(st.integers(part.start, part.stop - 1)) for part in (rows, columns)]
+    wanted = view_of(np.array([click], float), size)
+    assert wanted in views
+    middle = [(part.start + part.stop - 1) / 2 for part in (rows, columns)]
+    for at, part in zip(middle, (views[0].rows, views[0].columns), strict=True):
+        assert part.start <= at < part.stop
+
+
+def test_what_is_computed_ahead_ends_when_something_else_is_wanted(answerer: Answerer) -> None:
+    import time
+
     data = Counted(150)
     picture = Picture(data=data, shape=(50_000, 50_000), bands=False, limits=None)
-    first = asked(Point(position=(30_000, 20_000)))
-    preview = answerer.answer(picture, first, None, lambda: False)
-    assert data.read == [(SIDE, SIDE)]
-    mask = preview.candidates[0].mask
-    np.testing.assert_allclose(mask.start, (29_850, 19_850), atol=6)
-    np.testing.assert_allclose(mask.shape, (300, 300), atol=12)
-    second = asked(*first.prompts, Point(position=(29_840, 20_000), positive=False))
-    answerer.answer(picture, second, None, lambda: False)
+    views = list(views_over((slice(29_000, 31_000), slice(19_000, 21_000)), picture.shape))
+    wanted, ended = threading.Event(), []
+
+    def work(stale: Any) -> None:
+        try:
+            answerer.prepare(picture, (None, None), views, stale)
+        finally:
+            ended.append(time.monotonic())
+
+    delivered: queue.Queue[Any] = queue.Queue()
+    worker = Latest(delivered.put)
+    worker.ask(work, lambda _: None, lambda _: None)
+    while not data.read:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    asked_at = time.monotonic()
+    worker.ask(lambda stale: wanted.set(), lambda _: None, lambda _: None)
+    assert wanted.wait(20)
+    print("ended after", ended[0] - asked_at)
     assert len(data.read) == 1
+    answerer.prepare(picture, (None, None), views[:2], lambda: False)
+    assert len(data.read) == 3
+    answerer.answer(picture, asked(Point(position=(30_000, 20_100))), None, lambda: False)
+    assert len(data.read) <= 4
+    worker.close()
 
 
 def test_a_box_larger_than_a_view_is_seen_smaller(answerer: Answerer) -> None:
