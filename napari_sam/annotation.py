@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,20 @@ import numpy as np
 from napari_sam import state as steps
 from napari_sam.answering import Answerer, view_of
 from napari_sam.blocks import Block, Window, starts
+from napari_sam.following import Following
 from napari_sam.layers import (
     NEGATIVE,
     POSITIVE,
     PREVIEW,
-    boxes_in,
-    corners_of,
+    is_drawn,
     merged,
     painted_window,
     picture_of,
     placed_like,
     points_in,
+    shape_for,
     shape_of,
+    shapes_in,
     shown_axes,
 )
 from napari_sam.session import Session
@@ -41,6 +43,7 @@ class Annotation:
         session: of the image; closed with this.
         answerer: the model.
         worker: runs it.
+        slow: runs it where an answer takes many slices.
         changed: called when anything of this may be different.
     """
 
@@ -51,6 +54,7 @@ class Annotation:
         session: Session,
         answerer: Answerer,
         worker: Latest,
+        slow: Latest,
         changed: Callable[[], None],
     ) -> None:
         self.viewer, self.image, self.session = viewer, image, session
@@ -67,6 +71,9 @@ class Annotation:
         self._syncing = False
         self._shown: Window | None = None
         self._add_layers()
+        self.following = Following(
+            image, self.layers["preview"], session, answerer, slow, changed, self._failed
+        )
         image.events.contrast_limits.connect(self._on_contrast)
         self._show()
         self._prepare()
@@ -102,6 +109,7 @@ class Annotation:
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
         self._worker.cancel()
+        self.following.close()
         self._syncing = True
         self.image.events.contrast_limits.disconnect(self._on_contrast)
         for layer in self.layers.values():
@@ -118,8 +126,62 @@ class Annotation:
 
     def commit(self) -> None:
         """The mask that is shown becomes an object."""
-        self._do(steps.committed, self.session.read, over=self.over)
+        if self.following.on and self.session.state.stack is None:
+            self.told = "the object is being followed; wait, or cancel it and commit what is there"
+            self._changed()
+            return
+
+        def action(session: Session) -> steps.Step:
+            step = session.do(steps.committed, session.read, over=self.over)
+            self.following.committed()
+            return step
+
+        self._attempt(action)
         self.layers["labels"].selected_label = self.session.state.following
+
+    def follow(self) -> None:
+        """Follow what the prompts point at through the volume."""
+        self.told = ""
+        self._worker.cancel()
+        self.busy = ""
+        self.following.over = self.over
+        try:
+            self.following.start(self._picture)
+        except SamplatError as error:
+            self.told = str(error)
+        self._show()
+
+    def single(self) -> None:
+        """Prompts mean a mask on one slice again."""
+        self.following.drop()
+        self._ask()
+        self._show()
+
+    def look_at(self, axis: int, index: int) -> None:
+        """Show a slice across an axis of the image."""
+        viewer, image = self.viewer, self.image
+        at = np.asarray(image.world_to_data(viewer.dims.point[-image.ndim :]), float)
+        at[axis] = index
+        lead = viewer.dims.ndim - image.ndim
+        for n, place in enumerate(image.data_to_world(at), lead):
+            if n not in viewer.dims.displayed:
+                viewer.dims.set_point(n, place)
+
+    def slice_on_screen(self, axis: int) -> int:
+        """The slice across an axis of the image that the viewer is at; -1 if it shows that axis."""
+        image, dims = self.image, self.viewer.dims
+        if axis + dims.ndim - image.ndim in dims.displayed:
+            return -1
+        return round(float(image.world_to_data(dims.point[-image.ndim :])[axis]))
+
+    def look_at_worst(self) -> None:
+        """Show the slice of the followed object that is least sure."""
+        worst, axis = self.following.worst(), self.following.axis
+        if worst is None or axis is None:
+            self.told = "there is no followed object with slices to look at"
+            self._changed()
+        else:
+            self.look_at(axis, worst)
 
     def clear(self) -> None:
         """Drop the draft."""
@@ -177,32 +239,37 @@ class Annotation:
         action = str(getattr(event.action, "value", event.action))
         if self._syncing or action not in ("added", "removed", "changed"):
             return
-        signs = [p.positive for p in self.session.state.draft.prompts if isinstance(p, steps.Point)]
-        if action == "removed":
-            gone = {n % len(signs) for n in event.data_indices}
-            signs = [sign for n, sign in enumerate(signs) if n not in gone]
-        count = len(self.layers["points"].data)
-        signs = [*signs, *[self.positive] * (count - len(signs))][:count]
-        self._place(points_in(self.image, self.layers["points"], signs), None)
+        signs = self._signs(event, lambda p: isinstance(p, steps.Point))
+        self._place(points_in(self.image, self.layers["points"], signs), steps.Point)
 
     def _on_boxes(self, event: Any) -> None:
         action = str(getattr(event.action, "value", event.action))
         if self._syncing or action not in ("added", "removed", "changed"):
             return
-        self._place(None, boxes_in(self.image, self.layers["boxes"]))
+        signs = self._signs(event, is_drawn)
+        drawn = steps.Box | steps.Scribble | steps.Polygon
+        self._place(shapes_in(self.image, self.layers["boxes"], signs), drawn)
 
-    def _place(self, points: Any, boxes: Any) -> None:
+    def _signs(self, event: Any, shown: Callable[[steps.Prompt], bool]) -> list[bool]:
+        """Which of a layer's points or lines lie on the object: new ones as it is chosen."""
+        prompts = [p for p in self.session.state.draft.prompts if shown(p)]
+        signs = [bool(getattr(p, "positive", True)) for p in prompts]
+        if str(getattr(event.action, "value", event.action)) == "removed" and signs:
+            gone = {n % len(signs) for n in event.data_indices}
+            signs = [sign for n, sign in enumerate(signs) if n not in gone]
+        count = len(event.source.data)
+        return [*signs, *[self.positive] * (count - len(signs))][:count]
+
+    def _place(self, placed: Sequence[steps.Prompt], kind: Any) -> None:
+        """Prompts of a kind are these now."""
         old = self.session.state.draft.prompts
-        if points is None:
-            points = [p for p in old if isinstance(p, steps.Point)]
-        if boxes is None:
-            boxes = [p for p in old if isinstance(p, steps.Box)]
         axes = shown_axes(self.viewer, self.image)
         if axes is None:
-            self.told = "points are placed on slices; leave the 3D view"
+            self.told = "prompts are placed on slices; leave the 3D view"
             self._show()
             return
-        self._do(steps.prompted, merged(old, points, boxes), axes)
+        others = [p for p in old if not isinstance(p, kind)]
+        self._do(steps.prompted, merged(old, [*others, *placed], axes), axes)
 
     def _on_paint(self, event: Any) -> None:
         if self._syncing:
@@ -234,7 +301,8 @@ class Annotation:
             self.told = str(error)
         else:
             self._show_labels(step.after.pixels)
-        if self.live and self.session.state.preview is None:
+        self.following.settle(self._picture, live=self.live)
+        if self.live and self.session.state.preview is None and not self.following.on:
             self._ask()
         self._show()
 
@@ -263,7 +331,7 @@ class Annotation:
     def _prepared(self, nothing: None) -> None:
         self.busy = ""
         self._changed()
-        if self.session.state.preview is None:
+        if self.session.state.preview is None and not self.following.on:
             self._ask()
 
     def _ask(self) -> None:
@@ -306,19 +374,20 @@ class Annotation:
 
     def _show_prompts(self) -> None:
         draft = self.session.state.draft
-        points = [p for p in draft.prompts if isinstance(p, steps.Point)]
-        boxes = [p for p in draft.prompts if isinstance(p, steps.Box)]
         self._syncing = True
         try:
-            self._show_points(points)
-            corners = [corners_of(box, draft.axes) for box in boxes]
-            layer = self.layers["boxes"]
-            if not _same(corners, layer.data):
-                layer.data = []
-                if corners:
-                    layer.add(corners, shape_type="rectangle", edge_color=PREVIEW)
+            self._show_points([p for p in draft.prompts if isinstance(p, steps.Point)])
+            self._show_shapes([shape_for(p, draft.axes) for p in draft.prompts if is_drawn(p)])
         finally:
             self._syncing = False
+
+    def _show_shapes(self, shapes: Sequence[tuple[Any, str, str]]) -> None:
+        layer = self.layers["boxes"]
+        if _same([data for data, *_ in shapes], layer.data):
+            return
+        layer.data = []
+        for data, kind, colour in shapes:
+            layer.add(data, shape_type=kind, edge_color=colour, edge_width=layer.current_edge_width)
 
     def _show_points(self, points: list[steps.Point]) -> None:
         layer = self.layers["points"]
@@ -332,11 +401,13 @@ class Annotation:
 
     def _show_preview(self) -> None:
         state = self.session.state
-        if state.preview is None and self.live and steps.question(state) is not None:
+        alone, waited = not self.following.on, steps.question(state) is not None
+        if alone and state.preview is None and self.live and waited:
             return  # the last mask stays until the next one is there
-        layer, found = self.layers["preview"], state.candidate
+        layer, found = self.layers["preview"], state.candidate if alone else None
         if self._shown is not None:
             layer.data[self._shown] = 0
+            self.following.redraw()
         self._shown = None if found is None else found.mask.window
         if found is not None:
             layer.data[found.mask.window] = found.mask.array()

@@ -27,6 +27,7 @@ from napari_sam.answering import Answerer
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
+from napari_sam.volume_panel import VolumePanel
 from napari_sam.worker import Latest
 from samplat import SamplatError, home
 
@@ -34,6 +35,7 @@ COLUMNS = {"object": None, "class": "kind", "status": "status", "score": None, "
 """Headings of the list of objects, and what of an object the user may write there."""
 KEYS = {
     "S": ("segment", "ask the model again"),
+    "Shift-S": ("follow", "follow it through the volume"),
     "C": ("commit", "make the mask an object"),
     "T": ("toggle", "points on the object, or beside it"),
     "M": ("another", "the next of the model's masks"),
@@ -94,8 +96,10 @@ class SegmentWidget(QWidget):
         self.annotation: Annotation | None = None
         self._filling = False
         self._courier = _Courier()
-        self._worker = Latest(self._courier.carry)
-        self.destroyed.connect(self._worker.close)
+        self._worker, self._slow = Latest(self._courier.carry), Latest(self._courier.carry)
+        for worker in (self._worker, self._slow):
+            self.destroyed.connect(worker.close)
+        self.volume = VolumePanel()
         self._build()
         layers = self.viewer.layers
         layers.events.inserted.connect(self._fill_images)
@@ -123,6 +127,7 @@ class SegmentWidget(QWidget):
         for widget in (self.live, self.over, self.busy, self.told, self.place):
             column.addWidget(widget)
         column.addLayout(self._step_buttons())
+        column.addWidget(self.volume)
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
         column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
@@ -173,13 +178,14 @@ class SegmentWidget(QWidget):
         answerer = Answerer(self.models.currentText())
         try:
             self.annotation = Annotation(
-                self.viewer, image, session, answerer, self._worker, self._refresh
+                self.viewer, image, session, answerer, self._worker, self._slow, self._refresh
             )
         except BaseException:
             session.close()
             raise
         self._choose()
         self._bind(self.annotation)
+        self.volume.attach(self.annotation)
         self._refresh()
         self.place.setText(f"Kept in\n{path}")
 
@@ -195,6 +201,7 @@ class SegmentWidget(QWidget):
         annotation, self.annotation = self.annotation, None
         for key in KEYS:
             self.viewer.bind_key(key, None, overwrite=True)
+        self.volume.attach(None)
         annotation.close()
         self.place.setText("")
         self._refresh()
@@ -202,7 +209,8 @@ class SegmentWidget(QWidget):
     def shutdown(self) -> None:
         """End the session and the thread; waits for nothing."""
         self.close_session()
-        self._worker.close()
+        for worker in (self._worker, self._slow):
+            worker.close()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 Qt's name
         """The dock or the window closes."""
@@ -259,6 +267,7 @@ class SegmentWidget(QWidget):
         self._filling = False
         self.told.setText("" if mine is None else mine.told)
         self.busy.setText("" if mine is None else _progress(mine))
+        self.volume.refresh()
 
     def _set_cell(self, row: int, column: int, text: str) -> None:
         item = self.table.item(row, column)

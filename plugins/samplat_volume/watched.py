@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from samplat import Embedding, InputError, SliceFound, SliceMark, StackFollowed,
 from samplat_volume.model_slices import ModelSlices
 from samplat_volume.propagated import SeenStack, prompt_of
 from samplat_volume.propagation import Propagation, Settings, propagate
-from samplat_volume.slices import Mask, SliceSegmenter, SliceStack
+from samplat_volume.slices import Mask, SlicePrompt, SliceSegmenter, SliceStack
 from samplat_volume.triplanar import Consensus, triplanar
 from samplat_volume.walks import CancelledError, SliceResult
 
@@ -101,7 +102,7 @@ def _along(memory: Memory, *, cancelled: bool) -> StackFollowed:
 
 
 def _agreed(
-    planes: _Planes, memory: Memory, prompts: Mapping[int, Any], told: Told | None
+    planes: _Planes, memory: Memory, prompts: Mapping[int, SlicePrompt], told: Told | None
 ) -> StackFollowed:
     """What all three axes say."""
 
@@ -109,14 +110,15 @@ def _agreed(
         found = SliceFound(mask=mask, predicted_iou=sure)
         return None if told is None else told(axis, index, found)
 
-    axis = memory.axis
+    axis, held = memory.axis, planes.held_everywhere(memory.axis, memory.taken)
+    np.moveaxis(held, axis, 0)[nowhere(prompts, memory.first.shape[0])] = True
     try:
         seen = triplanar(
             planes,
             axis,
             prompts,
             spacing=planes.spacing(axis),
-            taken=planes.held_everywhere(axis, memory.taken),
+            taken=held,
             earlier=memory.first,
             on_plane=on_plane,
         )
@@ -131,6 +133,17 @@ def _agreed(
         cancelled=False,
         memory=memory,
     )
+
+
+def nowhere(prompts: Mapping[int, SlicePrompt], count: int) -> list[int]:
+    """Slices that stops say the object is not in: their own, and those that they shut off."""
+    stops = {k for k, prompt in prompts.items() if prompt.stops}
+    shut = set(stops)
+    for first, last in pairwise([-1, *sorted(prompts), count]):
+        ends = {first, last} - {-1, count}
+        if ends and ends <= stops:
+            shut |= set(range(first + 1, last))
+    return sorted(shut)
 
 
 def _slices(seen: Consensus, axis: int) -> dict[int, SliceFound]:

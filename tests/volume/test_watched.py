@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from samplat import InputError, ObjectPrompt, SliceFound, SliceMark, StackView, Stretch, Window
-from samplat_volume.propagated import SeenStack
+from samplat_volume.propagated import SeenStack, prompt_of
 from samplat_volume.propagation import Settings, propagate
 from samplat_volume.slices import SlicePrompt
 from samplat_volume.triplanar import triplanar
-from samplat_volume.watched import Watcher
+from samplat_volume.watched import Watcher, nowhere
 from volume.followers import PatchSlices
 
 SPACING = (2.0, 1.0, 0.5)
@@ -142,6 +142,17 @@ def test_all_three_axes_agree_and_each_says_how_sure_it_is() -> None:
     again = watching(seen, 0, marks, earlier=found.memory)
     np.testing.assert_array_equal(volume_of(again, 0), plain.mask)
     assert watching.asked[-3] == []  # of the slices along the marks' axis
+
+
+def test_all_three_axes_keep_out_of_what_stops_shut_off() -> None:
+    marks = {2: mark((0, 0, 0)), 6: mark((22, 14, 1)), 8: mark((0, 0, 0))}
+    found = Watching()(views(0, 1, 2), 0, marks)
+    assert set(found.slices) == {3, 4, 5, 6, 7}
+    prompts = {k: prompt_of(each, (30, 48)) for k, each in marks.items()}
+    assert nowhere(prompts, 14) == [0, 1, 2, 8, 9, 10, 11, 12, 13]
+    assert nowhere({k: prompts[k] for k in (6,)}, 14) == []
+    between = {2: prompts[2], 6: prompts[2], 8: prompts[6]}
+    assert nowhere(between, 14) == [0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(("axes", "after"), [((0,), 2), ((0, 1, 2), 20)])
