@@ -22,6 +22,7 @@ from napari_sam.layers import (
     picture_of,
     placed_like,
     points_in,
+    region_in,
     shape_for,
     shape_of,
     shapes_in,
@@ -29,7 +30,7 @@ from napari_sam.layers import (
 )
 from napari_sam.session import Session
 from napari_sam.worker import Latest, Stale
-from samplat import SamplatError
+from samplat import InputError, SamplatError
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +212,29 @@ class Annotation:
         """An object's prompts become the draft."""
         self._do(steps.refining, number)
 
+    def use_label(self, number: int | None = None) -> None:
+        """The label that is selected becomes a prompt on the slice that is shown.
+
+        Args:
+            number: an object of ours; None, or if another Labels layer is active: its label.
+        """
+        active, ours = self.viewer.layers.selection.active, self.layers["labels"]
+        other = hasattr(active, "selected_label") and active not in self.layers.values()
+        layer = active if other else ours
+        value = ours.selected_label if number is None else number
+        self._attempt(lambda session: self._suggest(session, layer, value, other=other))
+
+    def _suggest(self, session: Session, layer: Any, value: int, *, other: bool) -> steps.Step:
+        axes = shown_axes(self.viewer, self.image)
+        if axes is None:
+            raise InputError("labels are taken from slices; leave the 3D view")
+        at = np.round(self.image.world_to_data(self.viewer.dims.point[-self.image.ndim :]))
+        plane = steps.plane_of(at.tolist(), axes)
+        value = int(layer.selected_label) if other else value
+        region = region_in(self.image, layer, value, plane)
+        target = value if not other and value in session.state.objects else None
+        return session.do(steps.suggested, region, axes, target)
+
     def delete(self, number: int) -> None:
         """An object goes."""
         self._do(steps.deleted, number, self.session.read)
@@ -385,6 +409,8 @@ class Annotation:
         layer = self.layers["boxes"]
         if _same([data for data, *_ in shapes], layer.data):
             return
+        if getattr(layer, "_is_creating", False):
+            layer._is_creating = False  # napari tells of a shape just before it is done with it
         layer.data = []
         for data, kind, colour in shapes:
             layer.add(data, shape_type=kind, edge_color=colour, edge_width=layer.current_edge_width)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sam.answering import Picture
-from napari_sam.blocks import Window
-from napari_sam.state import Box, Point, Polygon, Prompt, Scribble, plane_of
+from napari_sam.blocks import Window, mask_block
+from napari_sam.state import Box, Plane, Point, Polygon, Prompt, Region, Scribble, plane_of
 from samplat import InputError
 
 POSITIVE, NEGATIVE, PREVIEW = "#2bd14f", "#f03a3a", "#ffd21f"
@@ -197,6 +197,27 @@ def corners_of(box: Box, axes: tuple[int, int]) -> NDArray[np.float64]:
     corners[1, second] = box.stop[second]
     corners[3, first], corners[3, second] = box.stop[first], box.start[second]
     return corners
+
+
+def region_in(image: Any, layer: Any, value: int, plane: Plane) -> Region:
+    """The pixels of a slice that have a value in a Labels layer on the image.
+
+    Raises:
+        InputError: the layer lies elsewhere than the image, or none has it.
+    """
+    data = layer.data[0] if layer.multiscale else layer.data
+    if tuple(data.shape) != shape_of(image) or not _placed_alike(image, layer):
+        raise InputError(
+            f"layer {layer.name!r} does not lie on the image pixel for pixel; choose labels that do"
+        )
+    cut = tuple(slice(None) if at is None else slice(at, at + 1) for at in plane)
+    pixels = mask_block(np.asarray(data[cut]) == value, [at or 0 for at in plane])
+    if pixels is None:
+        raise InputError(
+            f"label {value} of layer {layer.name!r} has no pixels on this slice; go to one that it "
+            "is on, or pick another label"
+        )
+    return Region(pixels=pixels)
 
 
 def spacing_of(image: Any, axes: Sequence[int]) -> list[float]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from napari_sam.state import Box, Point, Polygon, Prompt, Region, Scribble
 
 ALONG = 8
-"""Points that a scribble becomes: evenly along it, half a distance from its ends."""
+"""Points that a scribble becomes: evenly along it, half a distance from its ends. On labelled
+pictures these are better than fewer, and than a mask (`benchmarks/scribbles.py`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

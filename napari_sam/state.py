@@ -439,6 +439,28 @@ def added(state: State, prompt: Prompt, axes: tuple[int, int]) -> Step:
     return prompted(state, (*state.draft.prompts, prompt), axes)
 
 
+def suggested(
+    state: State, region: Region, axes: tuple[int, int], target: int | None = None
+) -> Step:
+    """A label's pixels become a prompt.
+
+    Args:
+        state: as it is.
+        region: the pixels.
+        axes: of the slice that they lie in.
+        target: the object whose they are, which is to be refined; None: they are nobody's here, and
+            the draft goes on.
+
+    Raises:
+        InputError: there is no such object, or it is finished.
+    """
+    if target is None or target == state.draft.target:
+        return added(state, region, axes)
+    _unprotected(state, target)
+    draft = Draft(prompts=(region,), axes=axes, target=target)
+    return _step(state, f"refine {target}", draft=draft)
+
+
 def removed(state: State, index: int) -> Step:
     """One prompt less, by its place in the order.
 

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_sam import keys
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
 from napari_sam.layers import folder_of, picture_of, shape_of
@@ -33,17 +34,6 @@ from samplat import SamplatError, home
 
 COLUMNS = {"object": None, "class": "kind", "status": "status", "score": None, "note": "note"}
 """Headings of the list of objects, and what of an object the user may write there."""
-KEYS = {
-    "S": ("segment", "ask the model again"),
-    "Shift-S": ("follow", "follow it through the volume"),
-    "C": ("commit", "make the mask an object"),
-    "T": ("toggle", "points on the object, or beside it"),
-    "M": ("another", "the next of the model's masks"),
-    "Shift-C": ("clear", "drop points, box and mask"),
-    "Control-Z": ("undo", "take the last step back"),
-    "Control-Shift-Z": ("redo", "and forth again"),
-}
-"""Keys, the method of `Annotation` that each calls, and what it does."""
 
 
 class _Courier(QObject):
@@ -95,6 +85,8 @@ class SegmentWidget(QWidget):
         self.folder = folder or home() / "napari"
         self.annotation: Annotation | None = None
         self._filling = False
+        self._bound: keys.Bound | None = None
+        keys.register()
         self._courier = _Courier()
         self._worker, self._slow = Latest(self._courier.carry), Latest(self._courier.carry)
         for worker in (self._worker, self._slow):
@@ -130,7 +122,9 @@ class SegmentWidget(QWidget):
         column.addWidget(self.volume)
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
-        column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
+        self.keys = QLabel(keys.told())
+        self.keys.setToolTip("Other keys can be chosen in napari's preferences, under Shortcuts")
+        column.addWidget(self.keys)
 
     def _step_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -143,7 +137,13 @@ class SegmentWidget(QWidget):
         named = {"Refine": "refine", "Go to": "go_to", "Finished": "finish", "Delete": "delete"}
         for text, name in named.items():
             row.addWidget(_button(text, functools.partial(self.call_chosen, name)))
+        row.addWidget(_button("Label as prompt", self.use_label))
         return row
+
+    def use_label(self) -> None:
+        """What the active Labels layer has selected, or the object chosen in the list."""
+        row = self.table.currentRow()
+        self.call("use_label", None if row < 0 else int(self.table.item(row, 0).text()))
 
     def _table(self) -> QTableWidget:
         self.table = QTableWidget(0, len(COLUMNS))
@@ -190,17 +190,20 @@ class SegmentWidget(QWidget):
         self.place.setText(f"Kept in\n{path}")
 
     def _bind(self, annotation: Annotation) -> None:
-        for key, (name, _) in KEYS.items():
-            for owner in (self.viewer, *annotation.layers.values()):
-                owner.bind_key(key, lambda _, name=name: self.call(name), overwrite=True)
+        owners = (self.viewer, *annotation.layers.values())
+        self._bound = keys.Bound(owners, self.call, self._show_keys)
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        self.keys.setText(keys.told())
 
     def close_session(self) -> None:
         """End the work on the image; everything is on the disk already."""
         if self.annotation is None:
             return
         annotation, self.annotation = self.annotation, None
-        for key in KEYS:
-            self.viewer.bind_key(key, None, overwrite=True)
+        if self._bound is not None:
+            self._bound.release()
         self.volume.attach(None)
         annotation.close()
         self.place.setText("")
