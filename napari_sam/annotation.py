@@ -12,21 +12,24 @@ from numpy.typing import NDArray
 from napari_sam import state as steps
 from napari_sam.answering import Answerer
 from napari_sam.blocks import Block, starts
+from napari_sam.following import Following
 from napari_sam.layers import (
     DIGITS,
     NEGATIVE,
     POSITIVE,
     PREVIEW,
-    boxes_in,
-    corners_of,
+    is_drawn,
     merged,
     painted_window,
     picture_of,
     placed_like,
     placed_on,
     points_in,
+    region_in,
     screen_of,
+    shape_for,
     shape_of,
+    shapes_in,
     shown_axes,
 )
 from napari_sam.lazy import Scratch
@@ -34,7 +37,7 @@ from napari_sam.session import Session
 from napari_sam.sheets import Place, Sheet, place_for, step_for
 from napari_sam.views import views_over
 from napari_sam.worker import Latest, Stale
-from samplat import SamplatError
+from samplat import InputError, SamplatError
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class Annotation:
         session: of the image; closed with this.
         answerer: the model.
         worker: runs it.
+        slow: runs it where an answer takes many slices.
         changed: called when anything of this may be different.
     """
 
@@ -58,6 +62,7 @@ class Annotation:
         session: Session,
         answerer: Answerer,
         worker: Latest,
+        slow: Latest,
         changed: Callable[[], None],
     ) -> None:
         self.viewer, self.image, self.session = viewer, image, session
@@ -78,6 +83,16 @@ class Annotation:
         self._strokes = Scratch(shape, np.uint32, below=session.labels)
         self._preview = Scratch(shape, np.uint8)
         self._add_layers()
+        self.following = Following(
+            image,
+            self.layers["preview"],
+            self._preview,
+            session,
+            answerer,
+            slow,
+            changed,
+            self._failed,
+        )
         image.events.contrast_limits.connect(self._on_contrast)
         self._show()
         self._ask()
@@ -133,7 +148,7 @@ class Annotation:
             return old  # type: ignore[no-any-return]
         return place_for(shape, axes, middle, extent)
 
-    def follow(self) -> None:
+    def look_around(self) -> None:
         """The camera moved: lay the sheets where it looks, and encode what is there."""
         self._lay_sheets()
         self._prepare()
@@ -151,6 +166,7 @@ class Annotation:
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
         self._worker.cancel()
+        self.following.close()
         self._syncing = True
         self.image.events.contrast_limits.disconnect(self._on_contrast)
         for layer in self.layers.values():
@@ -167,8 +183,62 @@ class Annotation:
 
     def commit(self) -> None:
         """The mask that is shown becomes an object."""
-        self._do(steps.committed, self.session.read, over=self.over)
+        if self.following.on and self.session.state.stack is None:
+            self.told = "the object is being followed; wait, or cancel it and commit what is there"
+            self._changed()
+            return
+
+        def action(session: Session) -> steps.Step:
+            step = session.do(steps.committed, session.read, over=self.over)
+            self.following.committed()
+            return step
+
+        self._attempt(action)
         self.layers["labels"].selected_label = self.session.state.following
+
+    def follow(self) -> None:
+        """Follow what the prompts point at through the volume."""
+        self.told = ""
+        self._worker.cancel()
+        self.busy = ""
+        self.following.over = self.over
+        try:
+            self.following.start(self._picture)
+        except SamplatError as error:
+            self.told = str(error)
+        self._show()
+
+    def single(self) -> None:
+        """Prompts mean a mask on one slice again."""
+        self.following.drop()
+        self._ask()
+        self._show()
+
+    def look_at(self, axis: int, index: int) -> None:
+        """Show a slice across an axis of the image."""
+        viewer, image = self.viewer, self.image
+        at = np.asarray(image.world_to_data(viewer.dims.point[-image.ndim :]), float)
+        at[axis] = index
+        lead = viewer.dims.ndim - image.ndim
+        for n, place in enumerate(image.data_to_world(at), lead):
+            if n not in viewer.dims.displayed:
+                viewer.dims.set_point(n, place)
+
+    def slice_on_screen(self, axis: int) -> int:
+        """The slice across an axis of the image that the viewer is at; -1 if it shows that axis."""
+        image, dims = self.image, self.viewer.dims
+        if axis + dims.ndim - image.ndim in dims.displayed:
+            return -1
+        return round(float(image.world_to_data(dims.point[-image.ndim :])[axis]))
+
+    def look_at_worst(self) -> None:
+        """Show the slice of the followed object that is least sure."""
+        worst, axis = self.following.worst(), self.following.axis
+        if worst is None or axis is None:
+            self.told = "there is no followed object with slices to look at"
+            self._changed()
+        else:
+            self.look_at(axis, worst)
 
     def clear(self) -> None:
         """Drop the draft."""
@@ -198,6 +268,29 @@ class Annotation:
         """An object's prompts become the draft."""
         self._do(steps.refining, number)
 
+    def use_label(self, number: int | None = None) -> None:
+        """The label that is selected becomes a prompt on the slice that is shown.
+
+        Args:
+            number: an object of ours; None, or if another Labels layer is active: its label.
+        """
+        active, ours = self.viewer.layers.selection.active, self.layers["labels"]
+        other = hasattr(active, "selected_label") and active not in self.layers.values()
+        layer = active if other else ours
+        value = ours.selected_label if number is None else number
+        self._attempt(lambda session: self._suggest(session, layer, value, other=other))
+
+    def _suggest(self, session: Session, layer: Any, value: int, *, other: bool) -> steps.Step:
+        axes = shown_axes(self.viewer, self.image)
+        if axes is None:
+            raise InputError("labels are taken from slices; leave the 3D view")
+        at = np.round(self.image.world_to_data(self.viewer.dims.point[-self.image.ndim :]))
+        plane = steps.plane_of(at.tolist(), axes)
+        value = int(layer.selected_label) if other else value
+        region = region_in(self.image, layer, value, plane)
+        target = value if not other and value in session.state.objects else None
+        return session.do(steps.suggested, region, axes, target)
+
     def delete(self, number: int) -> None:
         """An object goes."""
         self._do(steps.deleted, number, self.session.read)
@@ -226,32 +319,37 @@ class Annotation:
         action = str(getattr(event.action, "value", event.action))
         if self._syncing or action not in ("added", "removed", "changed"):
             return
-        signs = [p.positive for p in self.session.state.draft.prompts if isinstance(p, steps.Point)]
-        if action == "removed":
-            gone = {n % len(signs) for n in event.data_indices}
-            signs = [sign for n, sign in enumerate(signs) if n not in gone]
-        count = len(self.layers["points"].data)
-        signs = [*signs, *[self.positive] * (count - len(signs))][:count]
-        self._place(points_in(self.image, self.layers["points"], signs), None)
+        signs = self._signs(event, lambda p: isinstance(p, steps.Point))
+        self._place(points_in(self.image, self.layers["points"], signs), steps.Point)
 
     def _on_boxes(self, event: Any) -> None:
         action = str(getattr(event.action, "value", event.action))
         if self._syncing or action not in ("added", "removed", "changed"):
             return
-        self._place(None, boxes_in(self.image, self.layers["boxes"]))
+        signs = self._signs(event, is_drawn)
+        drawn = steps.Box | steps.Scribble | steps.Polygon
+        self._place(shapes_in(self.image, self.layers["boxes"], signs), drawn)
 
-    def _place(self, points: Any, boxes: Any) -> None:
+    def _signs(self, event: Any, shown: Callable[[steps.Prompt], bool]) -> list[bool]:
+        """Which of a layer's points or lines lie on the object: new ones as it is chosen."""
+        prompts = [p for p in self.session.state.draft.prompts if shown(p)]
+        signs = [bool(getattr(p, "positive", True)) for p in prompts]
+        if str(getattr(event.action, "value", event.action)) == "removed" and signs:
+            gone = {n % len(signs) for n in event.data_indices}
+            signs = [sign for n, sign in enumerate(signs) if n not in gone]
+        count = len(event.source.data)
+        return [*signs, *[self.positive] * (count - len(signs))][:count]
+
+    def _place(self, placed: Sequence[steps.Prompt], kind: Any) -> None:
+        """Prompts of a kind are these now."""
         old = self.session.state.draft.prompts
-        if points is None:
-            points = [p for p in old if isinstance(p, steps.Point)]
-        if boxes is None:
-            boxes = [p for p in old if isinstance(p, steps.Box)]
         axes = shown_axes(self.viewer, self.image)
         if axes is None:
-            self.told = "points are placed on slices; leave the 3D view"
+            self.told = "prompts are placed on slices; leave the 3D view"
             self._show()
             return
-        self._do(steps.prompted, merged(old, points, boxes), axes)
+        others = [p for p in old if not isinstance(p, kind)]
+        self._do(steps.prompted, merged(old, [*others, *placed], axes), axes)
 
     def _on_paint(self, event: Any) -> None:
         if self._syncing:
@@ -282,7 +380,8 @@ class Annotation:
             self.told = str(error)
         else:
             self._show_labels(step.after.pixels)
-        if self.live and self.session.state.preview is None:
+        self.following.settle(self._picture, live=self.live)
+        if self.live and self.session.state.preview is None and not self.following.on:
             self._ask()
         self._show()
 
@@ -312,7 +411,7 @@ class Annotation:
     def _prepared(self, nothing: None) -> None:
         self.busy = ""
         self._changed()
-        if self.session.state.preview is None:
+        if self.session.state.preview is None and not self.following.on:
             self._ask()
 
     def _ask(self) -> None:
@@ -378,19 +477,22 @@ class Annotation:
 
     def _show_prompts(self) -> None:
         draft = self.session.state.draft
-        points = [p for p in draft.prompts if isinstance(p, steps.Point)]
-        boxes = [p for p in draft.prompts if isinstance(p, steps.Box)]
         self._syncing = True
         try:
-            self._show_points(points)
-            corners = [corners_of(box, draft.axes) for box in boxes]
-            layer = self.layers["boxes"]
-            if not _same(corners, layer.data):
-                layer.data = []
-                if corners:
-                    layer.add(corners, shape_type="rectangle", edge_color=PREVIEW)
+            self._show_points([p for p in draft.prompts if isinstance(p, steps.Point)])
+            self._show_shapes([shape_for(p, draft.axes) for p in draft.prompts if is_drawn(p)])
         finally:
             self._syncing = False
+
+    def _show_shapes(self, shapes: Sequence[tuple[Any, str, str]]) -> None:
+        layer = self.layers["boxes"]
+        if _same([data for data, *_ in shapes], layer.data):
+            return
+        if getattr(layer, "_is_creating", False):
+            layer._is_creating = False  # napari tells of a shape just before it is done with it
+        layer.data = []
+        for data, kind, colour in shapes:
+            layer.add(data, shape_type=kind, edge_color=colour, edge_width=layer.current_edge_width)
 
     def _show_points(self, points: list[steps.Point]) -> None:
         layer = self.layers["points"]
@@ -409,10 +511,13 @@ class Annotation:
 
     def _show_preview(self) -> None:
         state = self.session.state
-        if state.preview is None and self.live and steps.question(state) is not None:
+        alone, waited = not self.following.on, steps.question(state) is not None
+        if alone and state.preview is None and self.live and waited:
             return  # the last mask stays until the next one is there
+        found = state.candidate if alone else None
         self._preview.drop()
-        if (found := state.candidate) is not None:
+        self.following.redraw()
+        if found is not None:
             self._preview[found.mask.window] = found.mask.array()
         self.layers["preview"].refresh(extent=False, thumbnail=False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sam.blocks import mask_block
-from napari_sam.state import Box, Candidate, Plane, Point, Preview, Question
+from napari_sam.pointed import Seen, pointed
+from napari_sam.state import Candidate, Plane, Preview, Question, ends_of
 from napari_sam.views import WHOLE, View, centred_view, view_of
 from napari_sam.worker import Stale, Superseded
 from samplat import InputError, Stretch
@@ -159,42 +160,44 @@ class Answerer:
         key = (id(picture), plane, view.rows.start, view.columns.start, view.step)
         if key not in self._seen:
             pixels = picture.read(plane, view)
-            self._seen[key] = (picture, self._embed(pixels))
+            self._seen[key] = (picture, self.embed(pixels))
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         return self._seen[key][1]
 
-    def _embed(self, pixels: NDArray[np.uint8]) -> Embedding:
+    def embed(self, pixels: NDArray[np.uint8]) -> Embedding:
+        """Of any pixels, from the cache if they were seen before; for any thread."""
         from samplat import EmbeddingCache
 
         self._cache = self._cache or EmbeddingCache()
         return self._cache.embed(self.model(), pixels)
 
     def model(self) -> Model:
-        """The model; loaded once, and kept for the next session."""
-        return _loaded(self.name)
+        """The model; loaded once, and kept for the next session. For any thread."""
+        with _LOADING:
+            return _loaded(self.name)
 
     def _prompts(
         self, embedding: Embedding, question: Question, view: View, held: Any
     ) -> tuple[Any, bool]:
         from samplat import Prompts, mask_prompts
 
-        axes = [n for n, at in enumerate(question.plane) if at is None]
-        points = [p for p in question.prompts if isinstance(p, Point)]
-        boxes = [p for p in question.prompts if isinstance(p, Box)]
-        masks = None
-        seen = None if held is None else held[view.cut]
-        if seen is not None and seen.any():
-            masks = mask_prompts(self.model(), embedding, [seen])
+        if held is not None:
+            held = held[view.cut]
+        said = pointed(question.prompts, _seen(question.plane, view, embedding), held)
+        masks = said.mask
         prompts = Prompts(
-            points=[_seen_at(p.position, axes, view) for p in points] or None,
-            labels=[int(p.positive) for p in points] or None,
-            # pixels are centred on their index there, boxes begin at a pixel's edge here
-            boxes=None if not boxes else _seen_box(boxes[-1], axes, view),
-            masks=masks,
+            points=said.points if len(said.points) else None,
+            labels=said.labels if len(said.points) else None,
+            boxes=said.box,
+            masks=None if masks is None else mask_prompts(self.model(), embedding, [masks]),
         )
-        return prompts, len(points) == 1 and not boxes and masks is None
+        return prompts, said.is_one_point
+
+
+_LOADING = threading.Lock()
+"""One thread loads it, others wait."""
 
 
 @contextmanager
@@ -226,16 +229,14 @@ def _loaded(name: str) -> Model:
     return load_model(name, models=registry().models())
 
 
-def _seen_at(place: Sequence[float], axes: Sequence[int], view: View) -> tuple[float, float]:
-    """x, y of a position in the view's pixels."""
-    y = (place[axes[0]] - view.rows.start + 0.5) / view.step - 0.5
-    x = (place[axes[1]] - view.columns.start + 0.5) / view.step - 0.5
-    return x, y
-
-
-def _seen_box(box: Box, axes: Sequence[int], view: View) -> list[float]:
-    corners = (*_seen_at(box.start, axes, view), *_seen_at(box.stop, axes, view))
-    return [each + 0.5 for each in corners]
+def _seen(plane: Plane, view: View, embedding: Embedding) -> Seen:
+    first, second = (n for n, at in enumerate(plane) if at is None)
+    return Seen(
+        axes=(first, second),
+        start=(view.rows.start, view.columns.start),
+        step=view.step,
+        size=embedding.original_size,
+    )
 
 
 def _placed(mask: NDArray[np.bool_], plane: Plane, view: View) -> Any:
@@ -253,11 +254,7 @@ def _placed(mask: NDArray[np.bool_], plane: Plane, view: View) -> Any:
 
 def _places(question: Question) -> NDArray[np.float64]:
     axes = [n for n, at in enumerate(question.plane) if at is None]
-    ends = [
-        end
-        for p in question.prompts
-        for end in ((p.start, p.stop) if isinstance(p, Box) else (p.position,))
-    ]
+    ends = [end for p in question.prompts for end in ends_of(p)]
     return np.array(ends, float)[:, axes]
 
 

@@ -23,7 +23,19 @@ from pathlib import Path
 from typing import Any
 
 from napari_sam.blocks import Block
-from napari_sam.state import Box, Draft, History, Object, Point, Prompt, Side, Step
+from napari_sam.state import (
+    Box,
+    Draft,
+    History,
+    Object,
+    Point,
+    Polygon,
+    Prompt,
+    Region,
+    Scribble,
+    Side,
+    Step,
+)
 from samplat import JobError
 
 log = logging.getLogger(__name__)
@@ -207,9 +219,17 @@ def _side(side: Side) -> Line:
 
 
 def _prompt(prompt: Prompt) -> Line:
-    if isinstance(prompt, Box):
-        return {"box": [list(prompt.start), list(prompt.stop)]}
-    return {"point": list(prompt.position), "positive": prompt.positive}
+    match prompt:
+        case Box(start=start, stop=stop):
+            return {"box": [list(start), list(stop)]}
+        case Scribble(places=places, positive=positive):
+            return {"scribble": [list(each) for each in places], "positive": positive}
+        case Polygon(places=places):
+            return {"polygon": [list(each) for each in places]}
+        case Region(pixels=pixels):
+            return {"region": asdict(pixels)}
+        case Point(position=position, positive=positive):
+            return {"point": list(position), "positive": positive}
 
 
 def _object(each: Object | None) -> Line | None:
@@ -233,14 +253,28 @@ def _side_of(line: Line) -> Side:
         ),
         objects=tuple((number, _object_of(each)) for number, each in line["objects"]),
         following=line["following"],
-        pixels=None if pixels is None else Block(**{k: tuple(v) for k, v in pixels.items()}),
+        pixels=None if pixels is None else _block_of(pixels),
     )
+
+
+def _block_of(line: Line) -> Block:
+    return Block(**{name: tuple(values) for name, values in line.items()})
+
+
+def _places_of(line: list[list[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(each) for each in line)
 
 
 def _prompt_of(line: Line) -> Prompt:
     if "box" in line:
         start, stop = line["box"]
         return Box(start=tuple(start), stop=tuple(stop))
+    if "scribble" in line:
+        return Scribble(places=_places_of(line["scribble"]), positive=line["positive"])
+    if "polygon" in line:
+        return Polygon(places=_places_of(line["polygon"]))
+    if "region" in line:
+        return Region(pixels=_block_of(line["region"]))
     return Point(position=tuple(line["point"]), positive=line["positive"])
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_sam.answering import Picture
-from napari_sam.blocks import Window
+from napari_sam.blocks import Window, mask_block
 from napari_sam.sheets import Place
-from napari_sam.state import Box, Point, Prompt
+from napari_sam.state import Box, Plane, Point, Polygon, Prompt, Region, Scribble, plane_of
 from samplat import InputError
 
 POSITIVE, NEGATIVE, PREVIEW = "#2bd14f", "#f03a3a", "#ffd21f"
@@ -150,23 +150,67 @@ def points_in(image: Any, layer: Any, signs: Sequence[bool]) -> list[Point]:
     ]
 
 
-def boxes_in(image: Any, layer: Any) -> list[Box]:
-    """The boxes around the shapes of a layer; those without extent are none."""
-    found = []
-    for corners in layer.data:
-        places = np.array([pixel_of(image, layer, at) for at in corners])
+def shapes_in(image: Any, layer: Any, signs: Sequence[bool]) -> list[Prompt]:
+    """The shapes of a layer as prompts; those without extent are none.
+
+    Rectangles are boxes, paths and lines scribbles with the signs they have, polygons and ellipses
+    outlines.
+    """
+    found: list[Prompt] = []
+    for data, kind, sign in zip(layer.data, layer.shape_type, signs, strict=True):
+        places = np.array([pixel_of(image, layer, at) for at in data])
         low, high = places.min(axis=0), places.max(axis=0)
-        if (high > low).sum() >= 2:
+        if kind in ("path", "line"):
+            if (high > low).any():
+                found.append(Scribble(places=_tuples(places), positive=bool(sign)))
+        elif (high > low).sum() < 2:
+            continue
+        elif kind == "rectangle":
             found.append(Box(start=tuple(map(float, low)), stop=tuple(map(float, high))))
+        else:
+            corners = _around(places) if kind == "ellipse" else places
+            found.append(Polygon(places=_tuples(corners)))
     return found
 
 
-def merged(old: Iterable[Prompt], points: Sequence[Point], boxes: Sequence[Box]) -> list[Prompt]:
+def _tuples(places: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(each) for each in np.round(places, DIGITS).tolist())
+
+
+def _around(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Places along the ellipse in a parallelogram."""
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+    first, second = (corners[1] - corners[0]) / 2, (corners[3] - corners[0]) / 2
+    places: NDArray[np.float64] = (
+        corners.mean(axis=0) + np.cos(turn) * first + np.sin(turn) * second
+    )
+    return places
+
+
+def is_drawn(prompt: Prompt) -> bool:
+    """Whether it is shown as a shape."""
+    return isinstance(prompt, Box | Scribble | Polygon)
+
+
+def shape_for(prompt: Prompt, axes: tuple[int, int]) -> tuple[NDArray[np.float64], str, str]:
+    """Data, type and colour of the shape that shows a prompt."""
+    match prompt:
+        case Box():
+            return corners_of(prompt, axes), "rectangle", PREVIEW
+        case Polygon(places=places):
+            return np.array(places), "polygon", PREVIEW
+        case Scribble(places=places, positive=positive):
+            return np.array(places), "path", POSITIVE if positive else NEGATIVE
+    raise TypeError(prompt)
+
+
+def merged(old: Iterable[Prompt], placed: Sequence[Prompt], axes: tuple[int, int]) -> list[Prompt]:
     """Prompts in the order in which they were placed: those that were there before come first.
 
-    Of several boxes the newest is meant.
+    Of several boxes on a slice the newest is meant.
     """
-    left: list[Prompt] = [*points, *boxes[-1:]]
+    newest = {plane_of(p.place, axes): p for p in placed if isinstance(p, Box)}
+    left = [p for p in placed if not isinstance(p, Box) or newest[plane_of(p.place, axes)] is p]
     kept = []
     for prompt in old:
         if prompt in left:
@@ -182,6 +226,35 @@ def corners_of(box: Box, axes: tuple[int, int]) -> NDArray[np.float64]:
     corners[1, second] = box.stop[second]
     corners[3, first], corners[3, second] = box.stop[first], box.start[second]
     return corners
+
+
+def region_in(image: Any, layer: Any, value: int, plane: Plane) -> Region:
+    """The pixels of a slice that have a value in a Labels layer on the image.
+
+    Raises:
+        InputError: the layer lies elsewhere than the image, or none has it.
+    """
+    data = layer.data[0] if layer.multiscale else layer.data
+    if tuple(data.shape) != shape_of(image) or not _placed_alike(image, layer):
+        raise InputError(
+            f"layer {layer.name!r} does not lie on the image pixel for pixel; choose labels that do"
+        )
+    cut = tuple(slice(None) if at is None else slice(at, at + 1) for at in plane)
+    pixels = mask_block(np.asarray(data[cut]) == value, [at or 0 for at in plane])
+    if pixels is None:
+        raise InputError(
+            f"label {value} of layer {layer.name!r} has no pixels on this slice; go to one that it "
+            "is on, or pick another label"
+        )
+    return Region(pixels=pixels)
+
+
+def spacing_of(image: Any, axes: Sequence[int]) -> list[float]:
+    """How far apart pixels lie along axes of an image, in the world's units."""
+    origin = np.zeros(image.ndim)
+    begin = np.asarray(image.data_to_world(origin))
+    steps = np.eye(image.ndim)
+    return [float(np.linalg.norm(image.data_to_world(steps[a]) - begin)) for a in axes]
 
 
 def painted_window(atoms: Any, shape: Sequence[int]) -> Window:

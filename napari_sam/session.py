@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from napari_sam.blocks import Block, Window
 from napari_sam.journal import Journal, Line, history_of, read_journal, step_line
 from napari_sam.labels import DiskLabels, check_shape
-from napari_sam.state import Preview, State, Step, painted
+from napari_sam.state import Preview, StackPreview, State, Step, painted
 from samplat import InputError, JobError, replacing
 
 log = logging.getLogger(__name__)
@@ -131,6 +131,11 @@ class Session:
     def show(self, preview: Preview) -> None:
         """Keep an answer of the model, if it is one to the present question."""
         self.history = self.history.previewed(preview)
+
+    def follow(self, stack: StackPreview | None) -> None:
+        """The same of an answer of a stack; None: it is not wanted any more."""
+        history = self.history
+        self.history = history.unfollowed() if stack is None else history.followed(stack)
 
     def _put(self, block: Block | None) -> None:
         if block is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -54,7 +55,67 @@ class Box:
         return self.start
 
 
-Prompt = Point | Box
+@dataclass(frozen=True, kw_only=True)
+class Scribble:
+    """A line drawn freely over an object, or over what is not the object, on one slice."""
+
+    places: tuple[tuple[float, ...], ...]
+    """The positions that it goes through, in order; at least two."""
+    positive: bool = True
+    """As of points."""
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """A position in its slice."""
+        return self.places[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polygon:
+    """An object's outline on one slice, drawn roughly."""
+
+    places: tuple[tuple[float, ...], ...]
+    """Its corners in order; at least three."""
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """A position in its slice."""
+        return self.places[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Pixels of one slice that another label had."""
+
+    pixels: Block
+    """1: about where the object is."""
+
+    @property
+    def place(self) -> tuple[float, ...]:
+        """A position in its slice."""
+        return tuple(map(float, self.pixels.start))
+
+
+Prompt = Point | Box | Scribble | Polygon | Region
+
+
+def ends_of(prompt: Prompt) -> tuple[tuple[float, ...], ...]:
+    """The positions that a prompt is made of; the corners of its box, if it has one."""
+    match prompt:
+        case Point(position=position):
+            return (position,)
+        case Box(start=start, stop=stop):
+            return (start, stop)
+        case Region(pixels=pixels):
+            last = (a.stop - 1.0 for a in pixels.window)
+            return (prompt.place, tuple(last))
+        case _:
+            return prompt.places
+
+
+def says_where(prompt: Prompt) -> bool:
+    """Whether it says where the object is, and not only where it is not."""
+    return not isinstance(prompt, Point | Scribble) or prompt.positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +165,46 @@ class Preview:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StackQuestion:
+    """What is asked of a stack of slices: all that the object depends on but for the image."""
+
+    prompts: tuple[Prompt, ...]
+    """Those on slices of the stack."""
+    plane: Plane
+    """An index for each axis that the stack has no part in, None for its three."""
+    axes: tuple[int, int]
+    """The two of those that a slice shows, the smaller first."""
+    target: int | None
+    """The object that it will be; None: a new one."""
+    extent: tuple[int, int] | None = None
+    """The first and last slice that it may be in; None: anywhere."""
+    three: bool = False
+    """True: slices across all three axes are looked at."""
+
+    @property
+    def axis(self) -> int:
+        """The axis that slices are across."""
+        (axis,) = (n for n, at in enumerate(self.plane) if at is None and n not in self.axes)
+        return axis
+
+    @property
+    def stacked(self) -> tuple[int, int, int]:
+        """The stack's axes, ascending."""
+        first, second, third = (n for n, at in enumerate(self.plane) if at is None)
+        return first, second, third
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackPreview:
+    """An answer: the object as far as it was followed."""
+
+    question: StackQuestion
+    """What was asked."""
+    slices: tuple[tuple[int, Candidate], ...]
+    """By slice, ascending: the object there, and how confident it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Object:
     """An object that was committed or painted."""
 
@@ -118,7 +219,7 @@ class Object:
     status: Status = "open"
     """What the user says of it; finished objects are protected from every change."""
     score: float | None = None
-    """Predicted IoU of its last mask; None if it was painted."""
+    """Predicted IoU of its last mask, or the mean confidence of its slices; None if painted."""
     note: str = ""
     """A reviewer's remark."""
     area: int = 0
@@ -176,6 +277,8 @@ class State:
     """Number of the next new object; numbers of deleted ones are not given again."""
     preview: Preview | None = None
     """The answer to the present question; None: none has come yet. It is no part of any step."""
+    stack: StackPreview | None = None
+    """Likewise of the stack, if that was asked."""
 
     def after(self, side: Side) -> State:
         """The state with one side of a step in place."""
@@ -186,11 +289,16 @@ class State:
                 objects[number] = each
         ordered = dict(sorted(objects.items()))
         moved = State(draft=side.draft, objects=ordered, following=side.following)
-        return moved if self.preview is None else moved.previewed(self.preview)
+        moved = moved if self.preview is None else moved.previewed(self.preview)
+        return moved if self.stack is None else moved.followed(self.stack)
 
     def previewed(self, preview: Preview) -> State:
         """With an answer, if it is one to the present question."""
         return replace(self, preview=preview) if preview.question == question(self) else self
+
+    def followed(self, stack: StackPreview) -> State:
+        """With an answer of a stack, if it is one to the present prompts."""
+        return replace(self, stack=stack) if answers(self, stack.question) else self
 
     @property
     def candidate(self) -> Candidate | None:
@@ -249,15 +357,22 @@ class History:
         """With an answer, if it is one to the present question."""
         return replace(self, state=self.state.previewed(preview))
 
+    def followed(self, stack: StackPreview) -> History:
+        """With an answer of a stack, if it is one to the present prompts."""
+        return replace(self, state=self.state.followed(stack))
 
-def plane_of(place: Sequence[float], axes: tuple[int, int]) -> Plane:
-    """The slice that a position lies in."""
+    def unfollowed(self) -> History:
+        """Without one."""
+        return replace(self, state=replace(self.state, stack=None))
+
+
+def plane_of(place: Sequence[float], axes: Sequence[int]) -> Plane:
+    """The slice that a position lies in, or the stack, if there are three axes."""
     return tuple(None if n in axes else round(at) for n, at in enumerate(place))
 
 
-def _lies_in(prompt: Prompt, plane: Plane, axes: tuple[int, int]) -> bool:
-    ends = (prompt.start, prompt.stop) if isinstance(prompt, Box) else (prompt.position,)
-    return all(plane_of(end, axes) == plane for end in ends)
+def _lies_in(prompt: Prompt, plane: Plane, axes: Sequence[int]) -> bool:
+    return all(plane_of(end, axes) == plane for end in ends_of(prompt))
 
 
 def question(state: State) -> Question | None:
@@ -268,9 +383,49 @@ def question(state: State) -> Question | None:
     plane = plane_of(draft.prompts[-1].place, draft.axes)
     here = tuple(p for p in draft.prompts if _lies_in(p, plane, draft.axes))
     refined = draft.target is not None
-    if not refined and not any(isinstance(p, Box) or p.positive for p in here):
+    if not refined and not any(says_where(p) for p in here):
         return None
     return Question(prompts=here, plane=plane, target=draft.target)
+
+
+def stack_question(
+    state: State, *, extent: tuple[int, int] | None = None, three: bool = False
+) -> StackQuestion:
+    """What to ask of the stack that the newest prompt lies in: all prompts on its slices.
+
+    It has the axes of the slices on which prompts were placed, and the last of the others.
+
+    Raises:
+        InputError: the image has no third axis, or no prompt says where the object is.
+    """
+    draft = state.draft
+    if not any(says_where(p) for p in draft.prompts):
+        raise InputError("place a point, a box or a line on the object first, on any slice")
+    place = draft.prompts[-1].place
+    others = [n for n in range(len(place)) if n not in draft.axes]
+    if not others:
+        raise InputError("an image of two axes has no slices to follow an object through")
+    plane = plane_of(place, (*draft.axes, others[-1]))
+    asked = StackQuestion(
+        prompts=(), plane=plane, axes=draft.axes, target=draft.target, extent=extent, three=three
+    )
+    return replace(asked, prompts=_on_slices(draft, asked))
+
+
+def answers(state: State, asked: StackQuestion) -> bool:
+    """Whether a question is about the present prompts."""
+    draft = state.draft
+    same = (draft.axes, draft.target) == (asked.axes, asked.target)
+    return same and bool(asked.prompts) and _on_slices(draft, asked) == asked.prompts
+
+
+def _on_slices(draft: Draft, asked: StackQuestion) -> tuple[Prompt, ...]:
+    stack = asked.stacked
+
+    def flat(prompt: Prompt) -> bool:
+        return _lies_in(prompt, plane_of(prompt.place, asked.axes), asked.axes)
+
+    return tuple(p for p in draft.prompts if _lies_in(p, asked.plane, stack) and flat(p))
 
 
 def prompted(state: State, prompts: Iterable[Prompt], axes: tuple[int, int]) -> Step:
@@ -282,6 +437,28 @@ def prompted(state: State, prompts: Iterable[Prompt], axes: tuple[int, int]) -> 
 def added(state: State, prompt: Prompt, axes: tuple[int, int]) -> Step:
     """One more prompt."""
     return prompted(state, (*state.draft.prompts, prompt), axes)
+
+
+def suggested(
+    state: State, region: Region, axes: tuple[int, int], target: int | None = None
+) -> Step:
+    """A label's pixels become a prompt.
+
+    Args:
+        state: as it is.
+        region: the pixels.
+        axes: of the slice that they lie in.
+        target: the object whose they are, which is to be refined; None: they are nobody's here, and
+            the draft goes on.
+
+    Raises:
+        InputError: there is no such object, or it is finished.
+    """
+    if target is None or target == state.draft.target:
+        return added(state, region, axes)
+    _unprotected(state, target)
+    draft = Draft(prompts=(region,), axes=axes, target=target)
+    return _step(state, f"refine {target}", draft=draft)
 
 
 def removed(state: State, index: int) -> Step:
@@ -341,28 +518,49 @@ def committed(state: State, read: Reader, *, over: bool = False) -> Step:
     Raises:
         InputError: there is no mask, or all its pixels belong to others.
     """
+    if state.stack is not None:
+        return _committed_stack(state, state.stack, read, over=over)
     shown, asked = state.candidate, question(state)
     if shown is None or asked is None:
         raise InputError("there is no mask to commit; place a point or a box and wait for it")
+    masks, axes = [shown.mask], state.draft.axes
+    return _made(state, masks, asked, axes, score=shown.score, read=read, over=over)
+
+
+def _committed_stack(state: State, stack: StackPreview, read: Reader, *, over: bool) -> Step:
+    if not stack.slices:
+        raise InputError("the object is on no slice; place a point or a box on it")
+    found = [each for _, each in stack.slices]
+    score = sum(each.score for each in found) / len(found)
+    masks, asked = [each.mask for each in found], stack.question
+    return _made(state, masks, asked, asked.stacked, score=score, read=read, over=over)
+
+
+def _made(
+    state: State,
+    masks: Sequence[Block],
+    asked: Question | StackQuestion,
+    shown: Sequence[int],
+    *,
+    score: float,
+    read: Reader,
+    over: bool,
+) -> Step:
+    """Masks become an object, or replace the refined one's pixels in the slice or stack asked."""
     number = state.following if asked.target is None else asked.target
     old = Object(number=number) if asked.target is None else _unprotected(state, number)
-    window = _to_change(shown.mask, old, asked.plane)
+    window = _to_change(masks, old, asked.plane)
     under = read(window)
     values = np.where(under == number, 0, under)
-    inside = tuple(
-        slice(a.start - b.start, a.stop - b.start)
-        for a, b in zip(shown.mask.window, window, strict=True)
-    )
-    mask = np.zeros(values.shape, bool)
-    mask[inside] = shown.mask.array() != 0
+    mask = _joint(masks, window)
     kept = np.isin(values, _finished(state)) if over else values != 0
     values[mask & ~kept] = number
     if not (values == number).any():
         raise InputError("every pixel of this mask belongs to another object already")
     rest = tuple(p for p in state.draft.prompts if p not in asked.prompts)
     axes = state.draft.axes
-    prompts = _joined(old.prompts, asked, axes)
-    made = replace(old, prompts=prompts, axes=axes, score=shown.score)
+    others = tuple(p for p in old.prompts if not _lies_in(p, asked.plane, shown))
+    made = replace(old, prompts=others + asked.prompts, axes=axes, score=score)
     return _step(
         state,
         f"commit {number}",
@@ -371,6 +569,18 @@ def committed(state: State, read: Reader, *, over: bool = False) -> Step:
         following=max(state.following, number + 1),
         pixels=(window, under, values),
     )
+
+
+def _joint(masks: Sequence[Block], window: Window) -> NDArray[np.bool_]:
+    """Masks in a window that holds them."""
+    joint = np.zeros([w.stop - w.start for w in window], bool)
+    for each in masks:
+        inside = tuple(
+            slice(a.start - b.start, a.stop - b.start)
+            for a, b in zip(each.window, window, strict=True)
+        )
+        joint[inside] |= each.array() != 0
+    return joint
 
 
 def deleted(state: State, number: int, read: Reader) -> Step:
@@ -490,20 +700,17 @@ def _grown(each: Object, window: Window) -> Window:
     return union(each.window, window) if each.start else window
 
 
-def _to_change(mask: Block, old: Object, plane: Plane) -> Window:
-    """The mask's window, and with it all of the old object in that slice."""
-    if not old.start:
-        return mask.window
-    held = tuple(
-        b if at is None else slice(at, at + 1) for b, at in zip(old.window, plane, strict=True)
-    )
-    return union(mask.window, held)
-
-
-def _joined(old: tuple[Prompt, ...], asked: Question, axes: tuple[int, int]) -> tuple[Prompt, ...]:
-    """An object's prompts on other slices, and those of this one."""
-    others = tuple(p for p in old if not _lies_in(p, asked.plane, axes))
-    return others + asked.prompts
+def _to_change(masks: Sequence[Block], old: Object, plane: Plane) -> Window:
+    """The masks' window, and with it all of the old object in that slice or stack."""
+    windows = [mask.window for mask in masks]
+    if old.start:
+        windows.append(
+            tuple(
+                b if at is None else slice(at, at + 1)
+                for b, at in zip(old.window, plane, strict=True)
+            )
+        )
+    return reduce(union, windows)
 
 
 def _finished(state: State) -> list[int]:

@@ -22,27 +22,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_sam import keys
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
 from napari_sam.export_row import ExportRow
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
+from napari_sam.volume_panel import VolumePanel
 from napari_sam.worker import Latest
 from samplat import SamplatError, home
 
 COLUMNS = {"object": None, "class": "kind", "status": "status", "score": None, "note": "note"}
 """Headings of the list of objects, and what of an object the user may write there."""
-KEYS = {
-    "S": ("segment", "ask the model again"),
-    "C": ("commit", "make the mask an object"),
-    "T": ("toggle", "points on the object, or beside it"),
-    "M": ("another", "the next of the model's masks"),
-    "Shift-C": ("clear", "drop points, box and mask"),
-    "Control-Z": ("undo", "take the last step back"),
-    "Control-Shift-Z": ("redo", "and forth again"),
-}
-"""Keys, the method of `Annotation` that each calls, and what it does."""
 
 
 MOVING = 60
@@ -98,14 +90,18 @@ class SegmentWidget(QWidget):
         self.folder = folder or home() / "napari"
         self.annotation: Annotation | None = None
         self._filling = False
+        self._bound: keys.Bound | None = None
+        keys.register()
         self._courier = _Courier()
-        self._worker = Latest(self._courier.carry)
+        self._worker, self._slow = Latest(self._courier.carry), Latest(self._courier.carry)
         self._moved = QTimer(self)
         self._moved.setSingleShot(True)
-        self._moved.timeout.connect(lambda: self.call("follow"))
+        self._moved.timeout.connect(lambda: self.call("look_around"))
         for event in (self.viewer.camera.events, self.viewer.dims.events.order):
             event.connect(self._on_camera)
-        self.destroyed.connect(self._worker.close)
+        for worker in (self._worker, self._slow):
+            self.destroyed.connect(worker.close)
+        self.volume = VolumePanel()
         self._build()
         layers = self.viewer.layers
         layers.events.inserted.connect(self._fill_images)
@@ -133,11 +129,14 @@ class SegmentWidget(QWidget):
         for widget in (self.live, self.over, self.busy, self.told, self.place):
             column.addWidget(widget)
         column.addLayout(self._step_buttons())
+        column.addWidget(self.volume)
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
         self.exports = ExportRow(lambda: self.annotation, self._courier.carry)
         column.addWidget(self.exports)
-        column.addWidget(QLabel("\n".join(f"{key}:  {what}" for key, (_, what) in KEYS.items())))
+        self.keys = QLabel(keys.told())
+        self.keys.setToolTip("Other keys can be chosen in napari's preferences, under Shortcuts")
+        column.addWidget(self.keys)
 
     def _step_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -150,7 +149,13 @@ class SegmentWidget(QWidget):
         named = {"Refine": "refine", "Go to": "go_to", "Finished": "finish", "Delete": "delete"}
         for text, name in named.items():
             row.addWidget(_button(text, functools.partial(self.call_chosen, name)))
+        row.addWidget(_button("Label as prompt", self.use_label))
         return row
+
+    def use_label(self) -> None:
+        """What the active Labels layer has selected, or the object chosen in the list."""
+        row = self.table.currentRow()
+        self.call("use_label", None if row < 0 else int(self.table.item(row, 0).text()))
 
     def _table(self) -> QTableWidget:
         self.table = QTableWidget(0, len(COLUMNS))
@@ -185,28 +190,33 @@ class SegmentWidget(QWidget):
         answerer = Answerer(self.models.currentText())
         try:
             self.annotation = Annotation(
-                self.viewer, image, session, answerer, self._worker, self._refresh
+                self.viewer, image, session, answerer, self._worker, self._slow, self._refresh
             )
         except BaseException:
             session.close()
             raise
         self._choose()
         self._bind(self.annotation)
+        self.volume.attach(self.annotation)
         self._refresh()
         self.place.setText(f"Kept in\n{path}")
 
     def _bind(self, annotation: Annotation) -> None:
-        for key, (name, _) in KEYS.items():
-            for owner in (self.viewer, *annotation.layers.values()):
-                owner.bind_key(key, lambda _, name=name: self.call(name), overwrite=True)
+        owners = (self.viewer, *annotation.layers.values())
+        self._bound = keys.Bound(owners, self.call, self._show_keys)
+        self._show_keys()
+
+    def _show_keys(self) -> None:
+        self.keys.setText(keys.told())
 
     def close_session(self) -> None:
         """End the work on the image; everything is on the disk already."""
         if self.annotation is None:
             return
         annotation, self.annotation = self.annotation, None
-        for key in KEYS:
-            self.viewer.bind_key(key, None, overwrite=True)
+        if self._bound is not None:
+            self._bound.release()
+        self.volume.attach(None)
         annotation.close()
         self.place.setText("")
         self._refresh()
@@ -214,7 +224,8 @@ class SegmentWidget(QWidget):
     def shutdown(self) -> None:
         """End the session and the thread; waits for nothing."""
         self.close_session()
-        self._worker.close()
+        for worker in (self._worker, self._slow):
+            worker.close()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 Qt's name
         """The dock or the window closes."""
@@ -275,6 +286,7 @@ class SegmentWidget(QWidget):
         self._filling = False
         self.told.setText("" if mine is None else mine.told)
         self.busy.setText("" if mine is None else _progress(mine))
+        self.volume.refresh()
 
     def _set_cell(self, row: int, column: int, text: str) -> None:
         item = self.table.item(row, column)

@@ -60,6 +60,16 @@ class Latest:
             self._waiting = _Request(number=self._newest, work=work, done=done, failed=failed)
             self._changed.notify()
 
+    def tell(self, stale: Stale, function: Callable[[], None]) -> None:
+        """From work that goes on: run a function in the window's thread, unless it is stale then.
+
+        Args:
+            stale: of that work.
+            function: what to run.
+        """
+        if not stale():
+            self._deliver(lambda: None if stale() else function())
+
     def cancel(self) -> None:
         """Nothing that was asked for is wanted any more."""
         with self._changed:
@@ -93,8 +103,7 @@ class Latest:
             return request.number != self._newest
 
         def tell(function: Callable[[Any], None], value: Any) -> None:
-            if not stale():
-                self._deliver(lambda: None if stale() else function(value))
+            self.tell(stale, lambda: function(value))
 
         try:
             found = request.work(stale)

@@ -72,7 +72,14 @@ _HOME = {
     "progress": ("Progress", "choose_progress"),
     "prompters": ("Prompter",),
     "prompts": ("Prompts",),
-    "stack_answers": ("SliceFound", "StackAnswer", "StackSegmenter", "StackView"),
+    "stack_answers": (
+        "SliceFound",
+        "StackAnswer",
+        "StackFollowed",
+        "StackFollower",
+        "StackSegmenter",
+        "StackView",
+    ),
     "stack_prompts": ("SliceMark", "StackPrompts"),
     "shapes": ("between_masks", "mask_depth"),
     "stacking": ("StackRules",),
@@ -132,6 +139,8 @@ __all__ = [
     "SourceFactory",
     "SourceSpec",
     "StackAnswer",
+    "StackFollowed",
+    "StackFollower",
     "StackPrompts",
     "StackRules",
     "StackSegmenter",
@@ -262,7 +271,14 @@ if TYPE_CHECKING:
     from samplat.rehearsal import Rehearsal, rehearse
     from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
-    from samplat.stack_answers import SliceFound, StackAnswer, StackSegmenter, StackView
+    from samplat.stack_answers import (
+        SliceFound,
+        StackAnswer,
+        StackFollowed,
+        StackFollower,
+        StackSegmenter,
+        StackView,
+    )
     from samplat.stack_prompts import SliceMark, StackPrompts
     from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window

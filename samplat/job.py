@@ -76,7 +76,8 @@ class SegmenterFactory(Protocol):
     # `with_embeddings(folder) -> SegmenterFactory`, called before `create` if a job names one.
     # One that `takes_prompts` makes a `PromptedSegmenter` instead, and may say with
     # `sight(model) -> int` how many pixels a side its model sees at their own size. One that
-    # `takes_stacks` besides makes a `StackSegmenter`, for prompts of jobs that stack slices.
+    # `takes_stacks` besides makes a `StackSegmenter`, for prompts of jobs that stack slices; it may
+    # have `follower(model, embed) -> StackFollower`, for windows that somebody looks at.
 
     def identity(self, model: str | None, *args: Any, **options: Any) -> Mapping[str, Any]:
         """JSON values that change when the masks would: weights' digest, parameters. Cheap."""

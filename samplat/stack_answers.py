@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,59 @@ class StackSegmenter(Protocol):
         Args:
             view: the slices.
             marks: what is said of the object, by slice, in the frame of the view.
+        """
+        ...
+
+
+Told = Callable[[int, int, SliceFound], bool | None]
+"""Axis of (z, y, x) that the slices are across, number of the slice, the object there; False: no
+more of it is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StackFollowed:
+    """An object that was followed while somebody looked on."""
+
+    slices: Mapping[int, SliceFound]
+    """Those that it is in, across the axis of its marks."""
+    confidences: Mapping[int, NDArray[np.float32]]
+    """By the axes of (z, y, x) that were looked along: (slices,) predicted IoU times how well each
+    slice agrees with the others, NaN where the object is not."""
+    marked: frozenset[int]
+    """Slices that were marked, and need no second look."""
+    cancelled: bool
+    """True: it was ended early, and this is what there was by then."""
+    memory: Any
+    """Makes it less work to follow the object again with other marks; for the one who made it."""
+
+
+class StackFollower(Protocol):
+    """Follows an object for somebody who sees slice after slice, corrects, and asks again."""
+
+    def __call__(
+        self,
+        views: Mapping[int, StackView],
+        axis: int,
+        marks: Mapping[int, SliceMark],
+        *,
+        taken: NDArray[np.bool_] | None = None,
+        earlier: Any = None,
+        told: Told | None = None,
+    ) -> StackFollowed:
+        """The object, cut to what is valid and not taken.
+
+        Args:
+            views: the same volume across one axis of (z, y, x), or across all three: then every
+                voxel is decided by all of them.
+            axis: the marks are on slices across it.
+            marks: what is said of the object, by slice.
+            taken: (z, y, x). True: the voxel belongs to another object.
+            earlier: `memory` of the same object in the same views; only what other marks change is
+                done again.
+            told: hears of each slice when it is done, first of the marked ones.
+
+        Raises:
+            InputError: nothing says where the object is, or a mark finds nothing.
         """
         ...
 

@@ -32,7 +32,7 @@ from samplat_volume.slices import (
 from samplat_volume.walks import SliceResult
 
 if TYPE_CHECKING:
-    from samplat import ModelSpec
+    from samplat import Embedding, Model, ModelSpec, StackFollower
 
 ANNOTATED = 32
 """Annotated slices that are kept at a time; memory does not grow with their number."""
@@ -88,7 +88,7 @@ class PropagatedSegmenter:
         """The object; slices on which nothing is found are walked through like others."""
         stack = SeenStack(view)
         once = _Once(self.slices(stack), stack)
-        asked = {k: _prompt_of(mark, view.shape[1:]) for k, mark in marks.items()}
+        asked = {k: prompt_of(mark, view.shape[1:]) for k, mark in marks.items()}
         settings = Settings(steps=stack.steps)
         found: dict[int, SliceFound] = {}
         for section in sections(once.found(asked)):
@@ -172,8 +172,8 @@ class _Once:
         return self._segmenter(index, prompts)
 
 
-def _prompt_of(mark: SliceMark, size: tuple[int, int]) -> SlicePrompt:
-    """The same where the centre of a pixel is a whole number."""
+def prompt_of(mark: SliceMark, size: tuple[int, int]) -> SlicePrompt:
+    """What is said of a slice, as propagation takes it: pixel centres are whole numbers."""
     points, mask = mark.prompt.points, mark.mask(size)
     if mark.certain:
         return SlicePrompt(drawn=mask)
@@ -223,6 +223,14 @@ class PropagatedFactory:
             )
 
         return PropagatedSegmenter(slices=slices)
+
+    def follower(
+        self, model: Model, embed: Callable[[NDArray[np.uint8]], Embedding]
+    ) -> StackFollower:
+        """Who follows objects with a loaded model while somebody looks on."""
+        from samplat_volume.watched import watcher
+
+        return watcher(model, embed)
 
     def identity(self, model: str | None, **options: Any) -> Mapping[str, Any]:
         """The weights' digest, and how objects are followed."""

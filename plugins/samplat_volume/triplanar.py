@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,8 +28,10 @@ from samplat_volume.slices import (
     SliceSegmenter,
     reordered,
 )
-from samplat_volume.walks import Rules
+from samplat_volume.walks import CancelledError, Rules
 
+OnPlane = Callable[[int, int, Mask, float], bool | None]
+"""Told of the axis, number, mask and confidence of each slice across the others; False: no more."""
 SMOOTH = 0.6
 """Standard deviation with which votes are smoothed, in the finest of the three spacings."""
 
@@ -89,6 +91,8 @@ def triplanar(
     projection: Projection | None = None,
     rules: Rules | None = None,
     taken: Mask | None = None,
+    earlier: Propagation | None = None,
+    on_plane: OnPlane | None = None,
 ) -> Consensus:
     """Follow an object along its prompts' axis, look at it along the others, let all three vote.
 
@@ -103,9 +107,12 @@ def triplanar(
         projection: as of `propagate`; the other axes need only its slope.
         rules: likewise.
         taken: (z, y, x). True: the voxel belongs to another object.
+        earlier: as of `propagate`, along the prompts' axis.
+        on_plane: told of each slice across the other axes as it is done.
 
     Raises:
         InputError: as `propagate`, or an axis that is none.
+        CancelledError: `on_plane` returned False.
     """
     if axis not in (0, 1, 2):
         raise InputError(f"expected axis 0, 1 or 2 for z, y or x, got {axis}")
@@ -123,16 +130,24 @@ def triplanar(
         settings=settings[axis],
         pixels=planes.reader(axis),
         taken=_slices_of(taken, axis),
+        earlier=earlier,
     )
     start = np.moveaxis(first.mask(), 0, axis)
     views = {axis: (start, first.confidences())}
     for other in {0, 1, 2} - {axis}:
-        views[other] = across(planes.segmenter(other), start, other, settings[other])
+        views[other] = across(
+            planes.segmenter(other), start, other, settings[other], on_plane=on_plane
+        )
     return _agreed(views, first, spacing, taken)
 
 
 def across(
-    segmenter: SliceSegmenter, start: Mask, axis: int, settings: Settings
+    segmenter: SliceSegmenter,
+    start: Mask,
+    axis: int,
+    settings: Settings,
+    *,
+    on_plane: OnPlane | None = None,
 ) -> tuple[Mask, NDArray[np.float32]]:
     """What the slices across an axis make of a volume (z, y, x), asked with its box in each.
 
@@ -145,7 +160,9 @@ def across(
         box = mask_box(stack[index])
         answer = segmenter(int(index), [SlicePrompt(box=box)])[0]
         mask[index] = answer.mask
-        confidences[index] = _confidence(answer, stack[index], settings)
+        confidences[index] = sure = _confidence(answer, stack[index], settings)
+        if on_plane is not None and on_plane(axis, int(index), answer.mask, sure) is False:
+            raise CancelledError
     return np.moveaxis(mask, 0, axis), confidences
 
 

@@ -201,8 +201,10 @@ def test_prompts_keep_their_order_and_the_newest_box_is_meant() -> None:
     a, b = Point(position=(1, 1)), Point(position=(2, 2), positive=False)
     old = Box(start=(0, 0), stop=(3, 3))
     new = Box(start=(0, 0), stop=(5, 5))
-    assert merged([a, old, b], [b, a], [old]) == [a, old, b]
-    assert merged([a, old], [a, b], [old, new]) == [a, b, new]
+    assert merged([a, old, b], [b, a, old], (0, 1)) == [a, old, b]
+    assert merged([a, old], [a, b, old, new], (0, 1)) == [a, b, new]
+    here, there = Box(start=(1, 0, 0), stop=(1, 3, 3)), Box(start=(2, 0, 0), stop=(2, 3, 3))
+    assert merged([here], [here, there], (1, 2)) == [here, there]
 
 
 def test_corners_of_a_box_in_any_plane() -> None:

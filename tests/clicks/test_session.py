@@ -27,7 +27,11 @@ from napari_sam.state import (
     Box,
     Candidate,
     Point,
+    Polygon,
     Preview,
+    Region,
+    Scribble,
+    StackPreview,
     added,
     cleared,
     committed,
@@ -37,6 +41,7 @@ from napari_sam.state import (
     question,
     refining,
     removed,
+    stack_question,
 )
 from samplat import InputError, JobError
 
@@ -96,10 +101,16 @@ class Sessions(RuleBasedStateMachine):
         self.model, self.past, self.future = Plain(), [], []
         self.boxes: list[tuple[int, int, int, int]] = []
         self.asked: Any = None
+        self.stack: Any = None
 
     def teardown(self) -> None:
         self.session.close()
         self.folder.cleanup()
+
+    def prune(self) -> None:
+        """A followed object is the answer to all prompts and the target, and to no others."""
+        if self.stack is not None and self.stack[:2] != (self.model.prompts, self.model.target):
+            self.stack = None
 
     def step(self) -> None:
         self.past.append(copy.deepcopy(self.model))
@@ -107,6 +118,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(position=inside, positive=st.booleans())
     def point(self, position: Any, positive: bool) -> None:
+        self.prune()
         click(self.session, *position, positive=positive)
         self.step()
         self.model.prompts.append(Point(position=position, positive=positive))
@@ -120,6 +132,45 @@ class Sessions(RuleBasedStateMachine):
         self.step()
         self.model.prompts.append(box)
         self.model.chosen = 0
+
+    @rule(
+        kind=st.sampled_from(["scribble", "polygon", "region"]),
+        position=inside,
+        positive=st.booleans(),
+    )
+    def draw(self, kind: str, position: Any, positive: bool) -> None:
+        z, y, x = position
+        places = ((z, y, x), (z, y + 1.25, x), (z, y, x + 2.5))
+        drawn = {
+            "scribble": Scribble(places=places, positive=positive),
+            "polygon": Polygon(places=places),
+            "region": Region(pixels=block_of(np.array([[[1, 0], [1, 1]]]), position)),
+        }[kind]
+        self.session.do(added, drawn, AXES)
+        self.step()
+        self.model.prompts.append(drawn)
+        self.model.chosen = 0
+
+    @rule(slices=st.dictionaries(st.integers(0, SHAPE[0] - 1), answers, max_size=3))
+    def follow(self, slices: Any) -> None:
+        """An object in several slices: of each, the first rectangle."""
+        try:
+            asked = stack_question(self.session.state)
+        except InputError:
+            return
+        found = {z: (y, x, y + 5, x + 7) for z, ((y, x), *_) in sorted(slices.items())}
+        masks = {z: np.ones((1, 5, 7)) for z in found}
+        candidates = tuple(
+            (z, Candidate(mask=block_of(masks[z], (z, y, x)), score=0.5))
+            for z, (y, x, _, _) in found.items()
+        )
+        self.session.follow(StackPreview(question=asked, slices=candidates))
+        self.stack = (list(self.model.prompts), self.model.target, found)
+
+    @rule()
+    def unfollow(self) -> None:
+        self.session.follow(None)
+        self.stack = None
 
     @rule(data=st.data())
     def remove(self, data: st.DataObject) -> None:
@@ -155,20 +206,26 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(over=st.booleans(), boxes=answers)
     def commit(self, over: bool, boxes: Any) -> None:
+        self.prune()
         model, session = self.model, self.session
         if question(session.state) is not None and not self.answered():
             self.answer(boxes)
         number = model.following if model.target is None else model.target
-        fails = not self.answered() or number in model.finished()
-        if not fails:
+        found: dict[int, Any] = {}
+        if self.stack is not None:
+            found, slices = self.stack[2], range(SHAPE[0])
+        elif self.answered():
             z = self.asked.plane[0]
-            y0, x0, y1, x1 = self.boxes[model.chosen % len(self.boxes)]
+            found, slices = {z: self.boxes[model.chosen % len(self.boxes)]}, range(z, z + 1)
+        fails = not found or number in model.finished()
+        if not fails:
             labels = model.labels.copy()
-            labels[z][labels[z] == number] = 0
-            part = labels[z, y0:y1, x0:x1]  # cut to the image by numpy, as masks are by the model
-            free = ~np.isin(part, model.finished()) if over else part == 0
-            part[free] = number
-            fails = not free.any()
+            part = labels[slices.start : slices.stop]
+            part[part == number] = 0
+            for z, (y0, x0, y1, x1) in found.items():
+                part = labels[z, y0:y1, x0:x1]  # cut to the image, as masks are by the model
+                part[~np.isin(part, model.finished()) if over else part == 0] = number
+            fails = not (labels == number).any()
         if fails:
             with pytest.raises(InputError):
                 session.do(committed, session.read, over=over)
@@ -176,11 +233,11 @@ class Sessions(RuleBasedStateMachine):
         session.do(committed, session.read, over=over)
         self.step()
         model.labels = labels
-        here = [p for p in model.prompts if self.z(p) == z]
+        here = [p for p in model.prompts if self.z(p) in slices]
         known = model.objects.get(number, {"kind": "", "status": "open", "note": "", "prompts": []})
-        kept = [p for p in known["prompts"] if self.z(p) != z]
+        kept = [p for p in known["prompts"] if self.z(p) not in slices]
         model.objects[number] = {**known, "prompts": kept + here}
-        model.prompts = [p for p in model.prompts if self.z(p) != z]
+        model.prompts = [p for p in model.prompts if self.z(p) not in slices]
         model.target, model.chosen = None, 0
         model.following = max(model.following, number + 1)
 
@@ -190,6 +247,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 3))
     def refine(self, number: int) -> None:
+        self.prune()
         if number not in self.model.objects or number in self.model.finished():
             with pytest.raises(InputError):
                 self.session.do(refining, number)
@@ -234,6 +292,7 @@ class Sessions(RuleBasedStateMachine):
         note=st.text(max_size=3),
     )
     def describe(self, number: int, status: Any, note: str) -> None:
+        self.prune()
         if number not in self.model.objects:
             with pytest.raises(InputError):
                 self.session.do(described, number, status=status)
@@ -244,6 +303,7 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(start=inside, value=st.integers(0, 5), height=st.integers(1, 5))
     def paint(self, start: Any, value: int, height: int) -> None:
+        self.prune()
         z, y, x = start
         window = (slice(z, z + 1), slice(y, min(y + height, SHAPE[1])), slice(x, x + 1))
         under = self.session.read(window)
@@ -279,6 +339,7 @@ class Sessions(RuleBasedStateMachine):
             self.session.undo()
             self.future.append(self.model)
             self.model = self.past.pop()
+            self.prune()
 
     @rule(times=st.integers(1, 4))
     def redo(self, times: int) -> None:
@@ -290,6 +351,7 @@ class Sessions(RuleBasedStateMachine):
             self.session.redo()
             self.past.append(self.model)
             self.model = self.future.pop()
+            self.prune()
 
     @rule(data=st.data(), stale=st.booleans())
     def kill(self, data: st.DataObject, stale: bool) -> None:
@@ -302,12 +364,15 @@ class Sessions(RuleBasedStateMachine):
         with (self.path / JOURNAL).open("ab") as file:
             file.write(b'{"do":{"name":"prompts"'[: data.draw(st.integers(0, 23))])
         self.session = Session(self.path, SHAPE)
+        self.stack = None
 
     @invariant()
     def same(self) -> None:
         if not hasattr(self, "session"):
             return
+        self.prune()
         state, model = self.session.state, self.model
+        assert (state.stack is not None) == (self.stack is not None)
         np.testing.assert_array_equal(self.session.labels, model.labels)
         objects = {
             n: {

@@ -1,0 +1,118 @@
+"""The part of the widget that is for volumes: following, its range, and how sure each slice is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSpinBox,
+    QVBoxLayout,
+)
+
+from napari_sam.annotation import Annotation
+from napari_sam.strip import ConfidenceStrip
+
+
+class VolumePanel(QGroupBox):
+    """Buttons and the strip. Hidden where an image has no slices."""
+
+    def __init__(self) -> None:
+        super().__init__("Volume")
+        self._annotation: Annotation | None = None
+        self.three = QCheckBox("Look along all three axes")
+        self.ranged = QCheckBox("Only slices")
+        self.first, self.last = QSpinBox(), QSpinBox()
+        self.strip = ConfidenceStrip(self._go)
+        self.told = QLabel("")
+        self.told.setWordWrap(True)
+        column = QVBoxLayout(self)
+        column.addLayout(self._buttons())
+        column.addWidget(self.three)
+        column.addLayout(self._range())
+        column.addWidget(self.strip)
+        column.addWidget(self.told)
+        for box in (self.three, self.ranged):
+            box.toggled.connect(self._choose)
+        for number in (self.first, self.last):
+            number.valueChanged.connect(self._choose)
+        self.hide()
+
+    def _buttons(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        self.follow = self._button("Follow", lambda a: a.follow())
+        self.cancel = self._button("Stop", lambda a: a.following.cancel())
+        self.single = self._button("One slice again", lambda a: a.single())
+        self.worst = self._button("Go to the worst slice", lambda a: a.look_at_worst())
+        for button in (self.follow, self.cancel, self.single, self.worst):
+            row.addWidget(button)
+        return row
+
+    def _button(self, text: str, action: Callable[[Annotation], Any]) -> QPushButton:
+        button = QPushButton(text)
+        button.clicked.connect(
+            lambda: None if self._annotation is None else action(self._annotation)
+        )
+        return button
+
+    def _range(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.addWidget(self.ranged)
+        row.addWidget(self.first)
+        row.addWidget(QLabel("to"))
+        row.addWidget(self.last)
+        row.addStretch()
+        return row
+
+    def attach(self, annotation: Annotation | None) -> None:
+        """Be about this one from now on."""
+        if self._annotation is not None:
+            self._annotation.viewer.dims.events.current_step.disconnect(self._show_strip)
+        self._annotation = annotation
+        self.setVisible(annotation is not None and annotation.image.ndim > 2)
+        if annotation is None:
+            return
+        longest = max(annotation.session.labels.shape)
+        for number in (self.first, self.last):
+            number.setRange(0, longest - 1)
+        self.last.setValue(longest - 1)
+        annotation.viewer.dims.events.current_step.connect(self._show_strip)
+        self._choose()
+        self.refresh()
+
+    def _choose(self) -> None:
+        if self._annotation is None:
+            return
+        first, last = sorted((self.first.value(), self.last.value()))
+        following = self._annotation.following
+        following.three = self.three.isChecked()
+        following.extent = (first, last) if self.ranged.isChecked() else None
+
+    def refresh(self) -> None:
+        """Show what the annotation says."""
+        if self._annotation is None:
+            return
+        following = self._annotation.following
+        self.cancel.setEnabled(following.busy)
+        self.single.setEnabled(following.on)
+        self.worst.setEnabled(following.worst() is not None)
+        self.told.setText("following …" if following.busy else following.told)
+        self._show_strip()
+
+    def _show_strip(self, event: Any = None) -> None:
+        annotation = self._annotation
+        if annotation is None:
+            return
+        axis = annotation.following.axis
+        here = -1 if axis is None else annotation.slice_on_screen(axis)
+        self.strip.show_columns(annotation.following.columns(), here)
+
+    def _go(self, index: int) -> None:
+        annotation = self._annotation
+        if annotation is not None and annotation.following.axis is not None:
+            annotation.look_at(annotation.following.axis, index)
