@@ -44,7 +44,7 @@ def window(display: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         import napari
 
         made = napari.Viewer(show=True)
-        made.window.resize(1000, 600)
+        made.window.resize(1240, 960)
         yield made
         made.close()
 
