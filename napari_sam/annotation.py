@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from napari_sam import state as steps
-from napari_sam.answering import Answerer, view_of
+from napari_sam.answering import Answerer, View, view_of
 from napari_sam.blocks import Block, Window, starts
 from napari_sam.following import Following
 from napari_sam.layers import (
@@ -67,8 +67,8 @@ class Annotation:
         """True: the next points lie on the object."""
         self.busy, self.told = "", ""
         """What the model is at, and what the user has to know of the last step."""
-        self._answerer, self._worker, self._changed = answerer, worker, changed
-        self._picture = picture_of(image)
+        self.answerer, self._worker, self._changed = answerer, worker, changed
+        self.picture = picture_of(image)
         self._syncing = False
         self._shown: Window | None = None
         self._add_layers()
@@ -119,7 +119,7 @@ class Annotation:
         self.session.close()
 
     def _on_contrast(self, event: Any = None) -> None:
-        self._picture = picture_of(self.image)
+        self.picture = picture_of(self.image)
 
     def segment(self) -> None:
         """Ask the model."""
@@ -137,7 +137,7 @@ class Annotation:
             self.following.committed()
             return step
 
-        self._attempt(action)
+        self.attempt(action)
         self.layers["labels"].selected_label = self.session.state.following
 
     def follow(self) -> None:
@@ -147,7 +147,7 @@ class Annotation:
         self.busy = ""
         self.following.over = self.over
         try:
-            self.following.start(self._picture)
+            self.following.start(self.picture)
         except SamplatError as error:
             self.told = str(error)
         self._show()
@@ -222,7 +222,7 @@ class Annotation:
         other = hasattr(active, "selected_label") and active not in self.layers.values()
         layer = active if other else ours
         value = ours.selected_label if number is None else number
-        self._attempt(lambda session: self._suggest(session, layer, value, other=other))
+        self.attempt(lambda session: self._suggest(session, layer, value, other=other))
 
     def _suggest(self, session: Session, layer: Any, value: int, *, other: bool) -> steps.Step:
         axes = shown_axes(self.viewer, self.image)
@@ -303,7 +303,7 @@ class Annotation:
         values = np.array(layer.data[window])
         if (values == self.session.labels[window]).all():
             return
-        self._attempt(lambda session: session.paint(starts(window), values))
+        self.attempt(lambda session: session.paint(starts(window), values))
         if (values != self.session.labels[window]).any():  # protected, or the disk is full
             self.told = self.told or "finished objects are protected"
             layer.data[window] = self.session.labels[window]
@@ -311,12 +311,12 @@ class Annotation:
             self._changed()
 
     def _do(self, transition: Callable[..., steps.Step], *arguments: Any, **options: Any) -> None:
-        self._attempt(lambda session: session.do(transition, *arguments, **options))
+        self.attempt(lambda session: session.do(transition, *arguments, **options))
 
     def _move(self, way: str) -> None:
-        self._attempt(lambda session: getattr(session, way)())
+        self.attempt(lambda session: getattr(session, way)())
 
-    def _attempt(self, action: Callable[[Session], steps.Step]) -> None:
+    def attempt(self, action: Callable[[Session], steps.Step]) -> None:
         """Take a step, show it, and ask the model if the question is another one then."""
         self.told = ""
         try:
@@ -325,24 +325,31 @@ class Annotation:
             self.told = str(error)
         else:
             self._show_labels(step.after.pixels)
-        self.following.settle(self._picture, live=self.live)
+        self.following.settle(self.picture, live=self.live)
         if self.live and self.session.state.preview is None and not self.following.on:
             self._ask()
         self._show()
 
     def _prepare(self) -> None:
         """Encode what is on the screen, so that the first click need not wait for it."""
-        axes = shown_axes(self.viewer, self.image)
-        if axes is None:
+        if (shown := self.on_screen()) is None:
             return
-        answerer, picture, shape = self._answerer, self._picture, np.array(self._picture.shape)
-        middle = np.clip(self.image.world_to_data(self._screen_centre()), 0, shape - 1)
-        plane, shown = steps.plane_of(middle.tolist(), axes), list(axes)
-        view = view_of(middle[None, shown], (int(shape[axes[0]]), int(shape[axes[1]])))
+        answerer, picture = self.answerer, self.picture
+        plane, view = shown
         self.busy = "encoding …"
         self._worker.ask(
             lambda stale: answerer.prepare(picture, plane, view), self._prepared, self._failed
         )
+
+    def on_screen(self) -> tuple[steps.Plane, View] | None:
+        """The slice that is shown, and the part of it that is seen at once; None in 3D."""
+        axes = shown_axes(self.viewer, self.image)
+        if axes is None:
+            return None
+        shape = np.array(self.picture.shape)
+        middle = np.clip(self.image.world_to_data(self._screen_centre()), 0, shape - 1)
+        size = int(shape[axes[0]]), int(shape[axes[1]])
+        return steps.plane_of(middle.tolist(), axes), view_of(middle[None, list(axes)], size)
 
     def _screen_centre(self) -> list[float]:
         point = list(self.viewer.dims.point)
@@ -363,7 +370,7 @@ class Annotation:
             self._worker.cancel()
             self.busy = ""
             return
-        answerer, picture = self._answerer, self._picture
+        answerer, picture = self.answerer, self.picture
         held = None if asked.target is None else self._held(asked)
 
         def work(stale: Stale) -> steps.Preview:
@@ -413,7 +420,7 @@ class Annotation:
             layer._is_creating = False  # napari tells of a shape just before it is done with it
         layer.data = []
         for data, kind, colour in shapes:
-            layer.add(data, shape_type=kind, edge_color=colour, edge_width=layer.current_edge_width)
+            layer.add(data, shape_type=kind, edge_color=colour, edge_width=self._point_size() / 4)
 
     def _show_points(self, points: list[steps.Point]) -> None:
         layer = self.layers["points"]
