@@ -2,8 +2,8 @@
 
 python benchmarks/scribbles.py [--data DIR] [--model samplat-tiny]
 
-A scribble is drawn as a person would: along the object, through its middle. Printed are the mean and
-the median IoU of the mask with the object, by what the scribble became.
+A scribble is drawn as a person would: along the object, through its middle. Printed are the mean
+and the median IoU of the mask with the object, by what the scribble became.
 """
 
 from __future__ import annotations

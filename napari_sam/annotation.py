@@ -35,7 +35,7 @@ from napari_sam.layers import (
 from napari_sam.lazy import Scratch
 from napari_sam.session import Session
 from napari_sam.sheets import Place, Sheet, place_for, step_for
-from napari_sam.views import views_over
+from napari_sam.views import View, centred_view, views_over
 from napari_sam.worker import Latest, Stale
 from samplat import InputError, SamplatError
 
@@ -74,8 +74,8 @@ class Annotation:
         """True: the next points lie on the object."""
         self.busy, self.told = "", ""
         """What the model is at, and what the user has to know of the last step."""
-        self._answerer, self._worker, self._changed = answerer, worker, changed
-        self._picture = picture_of(image)
+        self.answerer, self._worker, self._changed = answerer, worker, changed
+        self.picture = picture_of(image)
         self._syncing = False
         self._looked_at: Any = None
         shape = session.labels.shape
@@ -148,6 +148,11 @@ class Annotation:
             return old  # type: ignore[no-any-return]
         return place_for(shape, axes, middle, extent)
 
+    def sheet_of(self, pixels: Any) -> tuple[Sheet, dict[str, Any]]:
+        """What a layer shows of pixels of the image's shape, and where it lies in the window."""
+        place = self._place_of_sheets
+        return Sheet(pixels, place), placed_on(self.image, place)
+
     def look_around(self) -> None:
         """The camera moved: lay the sheets where it looks, and encode what is there."""
         self._lay_sheets()
@@ -175,7 +180,7 @@ class Annotation:
         self.session.close()
 
     def _on_contrast(self, event: Any = None) -> None:
-        self._picture = picture_of(self.image)
+        self.picture = picture_of(self.image)
 
     def segment(self) -> None:
         """Ask the model."""
@@ -193,7 +198,7 @@ class Annotation:
             self.following.committed()
             return step
 
-        self._attempt(action)
+        self.attempt(action)
         self.layers["labels"].selected_label = self.session.state.following
 
     def follow(self) -> None:
@@ -203,7 +208,7 @@ class Annotation:
         self.busy = ""
         self.following.over = self.over
         try:
-            self.following.start(self._picture)
+            self.following.start(self.picture)
         except SamplatError as error:
             self.told = str(error)
         self._show()
@@ -278,7 +283,7 @@ class Annotation:
         other = hasattr(active, "selected_label") and active not in self.layers.values()
         layer = active if other else ours
         value = ours.selected_label if number is None else number
-        self._attempt(lambda session: self._suggest(session, layer, value, other=other))
+        self.attempt(lambda session: self._suggest(session, layer, value, other=other))
 
     def _suggest(self, session: Session, layer: Any, value: int, *, other: bool) -> steps.Step:
         axes = shown_axes(self.viewer, self.image)
@@ -358,7 +363,7 @@ class Annotation:
         window = layer.data.window(painted_window(event.value, layer.data.shape))
         values = self._strokes[window]
         if (values != self.session.labels[window]).any():
-            self._attempt(lambda session: session.paint(starts(window), values))
+            self.attempt(lambda session: session.paint(starts(window), values))
         self._strokes.drop()
         if (values != self.session.labels[window]).any():  # protected, or the disk is full
             self.told = self.told or "finished objects are protected"
@@ -366,12 +371,12 @@ class Annotation:
             self._changed()
 
     def _do(self, transition: Callable[..., steps.Step], *arguments: Any, **options: Any) -> None:
-        self._attempt(lambda session: session.do(transition, *arguments, **options))
+        self.attempt(lambda session: session.do(transition, *arguments, **options))
 
     def _move(self, way: str) -> None:
-        self._attempt(lambda session: getattr(session, way)())
+        self.attempt(lambda session: getattr(session, way)())
 
-    def _attempt(self, action: Callable[[Session], steps.Step]) -> None:
+    def attempt(self, action: Callable[[Session], steps.Step]) -> None:
         """Take a step, show it, and ask the model if the question is another one then."""
         self.told = ""
         try:
@@ -380,7 +385,7 @@ class Annotation:
             self.told = str(error)
         else:
             self._show_labels(step.after.pixels)
-        self.following.settle(self._picture, live=self.live)
+        self.following.settle(self.picture, live=self.live)
         if self.live and self.session.state.preview is None and not self.following.on:
             self._ask()
         self._show()
@@ -390,13 +395,9 @@ class Annotation:
         axes = shown_axes(self.viewer, self.image)
         if axes is None or steps.question(self.session.state) is not None:
             return
-        answerer, picture, shape = self._answerer, self._picture, self._picture.shape
-        screen = screen_of(self.image, axes)
-        middle = [(part.start + part.stop - 1) / 2 for part in screen]
-        for axis, at in enumerate(self.image.world_to_data(self.viewer.dims.point)):
-            if axis not in axes:
-                middle[axis] = min(max(0.0, float(at)), shape[axis] - 1.0)
-        plane, (first, second) = steps.plane_of(middle, axes), axes
+        answerer, picture, shape = self.answerer, self.picture, self.picture.shape
+        screen, (first, second) = screen_of(self.image, axes), axes
+        plane = steps.plane_of(self._screen_middle(axes), axes)
         views = list(views_over((screen[first], screen[second]), (shape[first], shape[second])))
         if (plane, views) == self._looked_at:
             return
@@ -407,6 +408,24 @@ class Annotation:
             self._prepared,
             self._failed,
         )
+
+    def on_screen(self) -> tuple[steps.Plane, View] | None:
+        """The slice that is shown, and the part of it that is seen at once; None in 3D."""
+        axes = shown_axes(self.viewer, self.image)
+        if axes is None:
+            return None
+        middle, shape = np.array(self._screen_middle(axes)), self.picture.shape
+        view = centred_view(middle[None, list(axes)], (shape[axes[0]], shape[axes[1]]))
+        return steps.plane_of(middle.tolist(), axes), view
+
+    def _screen_middle(self, axes: tuple[int, int]) -> list[float]:
+        """The pixel of the image in the middle of the screen, on the slice that is shown."""
+        shape, screen = self.picture.shape, screen_of(self.image, axes)
+        middle = [(part.start + part.stop - 1) / 2 for part in screen]
+        for axis, at in enumerate(self.image.world_to_data(self.viewer.dims.point)):
+            if axis not in axes:
+                middle[axis] = min(max(0.0, float(at)), shape[axis] - 1.0)
+        return middle
 
     def _prepared(self, nothing: None) -> None:
         self.busy = ""
@@ -421,7 +440,7 @@ class Annotation:
             self._prepare()
             return
         self._looked_at = None
-        answerer, picture = self._answerer, self._picture
+        answerer, picture = self.answerer, self.picture
         held = None if asked.target is None else self._held(asked)
 
         def finished(stale: Stale) -> steps.Preview:
@@ -492,7 +511,7 @@ class Annotation:
             layer._is_creating = False  # napari tells of a shape just before it is done with it
         layer.data = []
         for data, kind, colour in shapes:
-            layer.add(data, shape_type=kind, edge_color=colour, edge_width=layer.current_edge_width)
+            layer.add(data, shape_type=kind, edge_color=colour, edge_width=self._point_size() / 4)
 
     def _show_points(self, points: list[steps.Point]) -> None:
         layer = self.layers["points"]

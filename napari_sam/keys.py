@@ -1,9 +1,9 @@
 """Keys of the widget. They are actions of napari's own, so its preferences list and rebind them.
 
-napari 0.8 and 0.9 ignore the key bindings of a plugin's manifest; what is in Preferences → Shortcuts
-are the actions of its action manager. A class of ours holds them there, and the keys that it says
-are bound to the viewer and the layers of an annotation, which come before those of all layers of
-a kind.
+napari 0.8 and 0.9 ignore the key bindings of a plugin's manifest; what is in its preferences, under
+Shortcuts, are the actions of its action manager. A class of ours holds them there, and the keys
+that it says are bound to the viewer and the layers of an annotation, which come before those of
+all layers of a kind.
 """
 
 from __future__ import annotations

@@ -583,6 +583,49 @@ def _joint(masks: Sequence[Block], window: Window) -> NDArray[np.bool_]:
     return joint
 
 
+def gathered(
+    state: State,
+    found: Block,
+    scores: Sequence[float],
+    axes: tuple[int, int],
+    read: Reader,
+    *,
+    over: bool = False,
+) -> Step:
+    """Masks that were found without prompts become objects, all in one step.
+
+    Args:
+        state: as it is.
+        found: 1 for the pixels of the first mask, 2 for those of the second, ...; 0 for none's.
+        scores: predicted IoU of each.
+        axes: of the slice that they lie in.
+        read: the labels as they are.
+        over: as of `committed`.
+
+    Raises:
+        InputError: all their pixels belong to others.
+    """
+    under, values = read(found.window), found.array()
+    kept = np.isin(under, _finished(state)) if over else under != 0
+    values[kept] = 0
+    there = [int(n) for n in np.unique(values) if n]
+    if not there:
+        raise InputError("every pixel of these masks belongs to another object already")
+    numbers = np.zeros(len(scores) + 1, np.uint32)
+    numbers[there] = state.following + np.arange(len(there))
+    made = {
+        int(numbers[n]): Object(number=int(numbers[n]), axes=axes, score=scores[n - 1])
+        for n in there
+    }
+    return _step(
+        state,
+        f"commit {len(there)} masks",
+        objects=made,
+        following=state.following + len(there),
+        pixels=(found.window, under, np.where(values > 0, numbers[values], under)),
+    )
+
+
 def deleted(state: State, number: int, read: Reader) -> Step:
     """An object goes.
 

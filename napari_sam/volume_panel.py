@@ -7,23 +7,24 @@ from typing import Any
 
 from qtpy.QtWidgets import (
     QCheckBox,
-    QGroupBox,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QSpinBox,
     QVBoxLayout,
+    QWidget,
 )
 
 from napari_sam.annotation import Annotation
 from napari_sam.strip import ConfidenceStrip
 
 
-class VolumePanel(QGroupBox):
-    """Buttons and the strip. Hidden where an image has no slices."""
+class VolumePanel(QWidget):
+    """Buttons and the strip. Of no use where an image has no slices."""
 
     def __init__(self) -> None:
-        super().__init__("Volume")
+        super().__init__()
         self._annotation: Annotation | None = None
         self.three = QCheckBox("Look along all three axes")
         self.ranged = QCheckBox("Only slices")
@@ -41,17 +42,17 @@ class VolumePanel(QGroupBox):
             box.toggled.connect(self._choose)
         for number in (self.first, self.last):
             number.valueChanged.connect(self._choose)
-        self.hide()
+        self.setEnabled(False)
 
-    def _buttons(self) -> QHBoxLayout:
-        row = QHBoxLayout()
+    def _buttons(self) -> QGridLayout:
+        grid = QGridLayout()
         self.follow = self._button("Follow", lambda a: a.follow())
         self.cancel = self._button("Stop", lambda a: a.following.cancel())
         self.single = self._button("One slice again", lambda a: a.single())
         self.worst = self._button("Go to the worst slice", lambda a: a.look_at_worst())
-        for button in (self.follow, self.cancel, self.single, self.worst):
-            row.addWidget(button)
-        return row
+        for n, button in enumerate((self.follow, self.cancel, self.single, self.worst)):
+            grid.addWidget(button, n // 2, n % 2)
+        return grid
 
     def _button(self, text: str, action: Callable[[Annotation], Any]) -> QPushButton:
         button = QPushButton(text)
@@ -74,7 +75,7 @@ class VolumePanel(QGroupBox):
         if self._annotation is not None:
             self._annotation.viewer.dims.events.current_step.disconnect(self._show_strip)
         self._annotation = annotation
-        self.setVisible(annotation is not None and annotation.image.ndim > 2)
+        self.setEnabled(annotation is not None and annotation.image.ndim > 2)
         if annotation is None:
             return
         longest = max(annotation.session.labels.shape)

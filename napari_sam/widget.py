@@ -13,11 +13,13 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
+    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -25,6 +27,7 @@ from qtpy.QtWidgets import (
 from napari_sam import keys
 from napari_sam.annotation import Annotation
 from napari_sam.answering import Answerer
+from napari_sam.automatic_panel import AutomaticPanel
 from napari_sam.export_row import ExportRow
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
@@ -93,15 +96,16 @@ class SegmentWidget(QWidget):
         self._bound: keys.Bound | None = None
         keys.register()
         self._courier = _Courier()
-        self._worker, self._slow = Latest(self._courier.carry), Latest(self._courier.carry)
+        self._workers = tuple(Latest(self._courier.carry) for _ in range(3))
         self._moved = QTimer(self)
         self._moved.setSingleShot(True)
         self._moved.timeout.connect(lambda: self.call("look_around"))
         for event in (self.viewer.camera.events, self.viewer.dims.events.order):
             event.connect(self._on_camera)
-        for worker in (self._worker, self._slow):
+        for worker in self._workers:
             self.destroyed.connect(worker.close)
-        self.volume = VolumePanel()
+        self._worker, self._slow, whole = self._workers
+        self.volume, self.automatic = VolumePanel(), AutomaticPanel(whole)
         self._build()
         layers = self.viewer.layers
         layers.events.inserted.connect(self._fill_images)
@@ -129,14 +133,11 @@ class SegmentWidget(QWidget):
         for widget in (self.live, self.over, self.busy, self.told, self.place):
             column.addWidget(widget)
         column.addLayout(self._step_buttons())
-        column.addWidget(self.volume)
         column.addWidget(self._table())
         column.addLayout(self._object_buttons())
         self.exports = ExportRow(lambda: self.annotation, self._courier.carry)
         column.addWidget(self.exports)
-        self.keys = QLabel(keys.told())
-        self.keys.setToolTip("Other keys can be chosen in napari's preferences, under Shortcuts")
-        column.addWidget(self.keys)
+        column.addWidget(self._tabs())
 
     def _step_buttons(self) -> QHBoxLayout:
         row = QHBoxLayout()
@@ -144,13 +145,28 @@ class SegmentWidget(QWidget):
             row.addWidget(_button(name.capitalize(), functools.partial(self.call, name)))
         return row
 
-    def _object_buttons(self) -> QHBoxLayout:
-        row = QHBoxLayout()
+    def _tabs(self) -> QTabWidget:
+        """One below the other they would make the window as high as a screen."""
+        self.keys = QLabel(keys.told())
+        self.keys.setToolTip("Other keys can be chosen in napari's preferences, under Shortcuts")
+        self.tabs = QTabWidget()
+        for widget, name in (
+            (self.keys, "Keys"),
+            (self.volume, "Volume"),
+            (self.automatic, "Everything"),
+        ):
+            self.tabs.addTab(widget, name)
+        return self.tabs
+
+    def _object_buttons(self) -> QGridLayout:
+        grid = QGridLayout()
         named = {"Refine": "refine", "Go to": "go_to", "Finished": "finish", "Delete": "delete"}
-        for text, name in named.items():
-            row.addWidget(_button(text, functools.partial(self.call_chosen, name)))
-        row.addWidget(_button("Label as prompt", self.use_label))
-        return row
+        buttons = [
+            _button(text, functools.partial(self.call_chosen, name)) for text, name in named.items()
+        ]
+        for n, button in enumerate([*buttons, _button("Label as prompt", self.use_label)]):
+            grid.addWidget(button, n // 3, n % 3)
+        return grid
 
     def use_label(self) -> None:
         """What the active Labels layer has selected, or the object chosen in the list."""
@@ -197,7 +213,10 @@ class SegmentWidget(QWidget):
             raise
         self._choose()
         self._bind(self.annotation)
-        self.volume.attach(self.annotation)
+        for panel in (self.volume, self.automatic):
+            panel.attach(self.annotation)
+        if self.annotation.image.ndim > 2:
+            self.tabs.setCurrentWidget(self.volume)
         self._refresh()
         self.place.setText(f"Kept in\n{path}")
 
@@ -216,7 +235,8 @@ class SegmentWidget(QWidget):
         annotation, self.annotation = self.annotation, None
         if self._bound is not None:
             self._bound.release()
-        self.volume.attach(None)
+        for panel in (self.volume, self.automatic):
+            panel.attach(None)
         annotation.close()
         self.place.setText("")
         self._refresh()
@@ -224,7 +244,7 @@ class SegmentWidget(QWidget):
     def shutdown(self) -> None:
         """End the session and the thread; waits for nothing."""
         self.close_session()
-        for worker in (self._worker, self._slow):
+        for worker in self._workers:
             worker.close()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802 Qt's name

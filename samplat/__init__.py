@@ -84,6 +84,7 @@ _HOME = {
     "shapes": ("between_masks", "mask_depth"),
     "stacking": ("StackRules",),
     "rehearsal": ("Rehearsal", "rehearse"),
+    "selection": ("reselect",),
     "shards": ("HOLE", "narrowed", "smallest_dtype"),
     "tiles": ("Tile", "TileGrid", "Window"),
 }
@@ -185,6 +186,7 @@ __all__ = [
     "registry",
     "rehearse",
     "replacing",
+    "reselect",
     "run_job",
     "save_model",
     "segment",
@@ -269,6 +271,7 @@ if TYPE_CHECKING:
     from samplat.prompters import Prompter
     from samplat.prompts import Prompts
     from samplat.rehearsal import Rehearsal, rehearse
+    from samplat.selection import reselect
     from samplat.shapes import between_masks, mask_depth
     from samplat.shards import HOLE, narrowed, smallest_dtype
     from samplat.stack_answers import (

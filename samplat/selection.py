@@ -230,6 +230,31 @@ def _passes(
     return not (overlaps(outline.box, boxes) > params.box_nms_thresh).any()
 
 
+def reselect(found: MaskSet, params: GridParameters) -> MaskSet:
+    """Of masks found with lower thresholds those that pass higher ones and are like no better one.
+
+    Sliders take this: asked once with low thresholds and `box_nms_thresh=1`, so that nothing is
+    suppressed, any higher thresholds are a matter of milliseconds. A model that looks at its masks
+    twice drops drafts by the thresholds it is asked with; so another run may lack some of these.
+
+    Args:
+        found: of one crop.
+        params: the thresholds; no lower than those it was found with.
+    """
+    good = (found.predicted_iou > params.pred_iou_thresh) & (found.areas > 0)
+    stable = found.stability >= params.stability_score_thresh
+    order = np.argsort(-found.predicted_iou, kind="stable")
+    waiting = order[(good & stable)[order]]
+    kept: list[int] = []
+    boxes = found.boxes.astype(np.int64)
+    while len(waiting):
+        best, waiting = int(waiting[0]), waiting[1:]
+        kept.append(best)
+        x0, y0, x1, y1 = boxes[best].tolist()
+        waiting = waiting[~(overlaps((x0, y0, x1, y1), boxes[waiting]) > params.box_nms_thresh)]
+    return found.select(np.array(kept, np.int64))
+
+
 def overlaps(box: tuple[int, int, int, int], others: NDArray[np.int64]) -> NDArray[np.float32]:
     """IoU of a box with others (N, 4), measured to the last pixel; NaN of two single pixels."""
     last = np.array([0, 0, 1, 1])

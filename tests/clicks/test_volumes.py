@@ -75,7 +75,8 @@ def show(viewer: Any, scan: Any, folder: Path, *, axis: int = 0, **placing: Any)
     viewer.dims.set_current_step(axis, MIDDLE[axis])
     widget = opened(viewer, folder)
     wait(lambda: not widget.annotation.busy)
-    assert widget.volume.isVisibleTo(widget)
+    assert widget.volume.isEnabled()
+    assert widget.tabs.currentWidget() is widget.volume
     return image, widget
 
 
@@ -377,7 +378,7 @@ def test_pictures_and_empty_volumes_have_nothing_to_follow(
 ) -> None:
     viewer.add_image(scan[0][6])
     widget = opened(viewer, tmp_path)
-    assert not widget.volume.isVisibleTo(widget)
+    assert not widget.volume.isEnabled()
     press(viewer, "Shift-S")
     assert "first" in widget.told.text()
     click(viewer, MIDDLE[1:])
