@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from samplat.errors import (
     CheckpointError,
+    ExecutorError,
     InputError,
     JobError,
     PluginError,
@@ -35,7 +36,7 @@ _HOME = {
     "files": ("check_file", "check_writable", "replacing"),
     "finished": ("open_result",),
     "answers": ("PromptedSegmenter",),
-    "hookspecs": ("Exporter", "hookimpl"),
+    "hookspecs": ("Exporter", "JobKind", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "machine_code": ("as_machine_code",),
     "masks": ("MaskSet", "mask_set"),
@@ -53,8 +54,11 @@ _HOME = {
         "ExecutorChoice",
         "ExecutorName",
         "JobCommand",
+        "JobOrder",
         "SchedulerAddress",
+        "UsageProblem",
         "Workers",
+        "carried_out",
         "check_image",
         "chosen_executor",
         "default_job_dir",
@@ -64,7 +68,8 @@ _HOME = {
         "write_outputs",
     ),
     "executors": ("Executor", "ExecutorFactory"),
-    "pipeline": ("run_job",),
+    "pipeline": ("run_job", "run_planned"),
+    "workbench": ("keeping_segmenters",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "plugin_versions", "registry", "segment"),
     "prediction": ("Prediction", "embed", "mask_prompts", "predict"),
@@ -92,6 +97,7 @@ __all__ = [
     "EmbeddingKey",
     "Executor",
     "ExecutorChoice",
+    "ExecutorError",
     "ExecutorFactory",
     "ExecutorName",
     "Exporter",
@@ -102,6 +108,8 @@ __all__ = [
     "InputError",
     "JobCommand",
     "JobError",
+    "JobKind",
+    "JobOrder",
     "JobResult",
     "MaskSet",
     "Model",
@@ -138,11 +146,13 @@ __all__ = [
     "Stretch",
     "Tile",
     "TileGrid",
+    "UsageProblem",
     "Window",
     "Windows",
     "Workers",
     "as_machine_code",
     "between_masks",
+    "carried_out",
     "check_file",
     "check_image",
     "check_new_name",
@@ -161,6 +171,7 @@ __all__ = [
     "input_scale",
     "install_model",
     "keep_freed_memory",
+    "keeping_segmenters",
     "load_model",
     "mask_depth",
     "mask_prompts",
@@ -175,6 +186,7 @@ __all__ = [
     "rehearse",
     "replacing",
     "run_job",
+    "run_planned",
     "save_model",
     "segment",
     "smallest_dtype",
@@ -214,14 +226,17 @@ if TYPE_CHECKING:
     from samplat.files import check_file, check_writable, replacing
     from samplat.finished import open_result
     from samplat.grid import GridParameters
-    from samplat.hookspecs import Exporter, hookimpl
+    from samplat.hookspecs import Exporter, JobKind, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.job_command import (
         ExecutorChoice,
         ExecutorName,
         JobCommand,
+        JobOrder,
         SchedulerAddress,
+        UsageProblem,
         Workers,
+        carried_out,
         check_image,
         chosen_executor,
         default_job_dir,
@@ -242,7 +257,7 @@ if TYPE_CHECKING:
         ScenePrompts,
         gather_prompts,
     )
-    from samplat.pipeline import run_job
+    from samplat.pipeline import run_job, run_planned
     from samplat.pixels import (
         ImageInfo,
         ImageSource,
@@ -263,3 +278,4 @@ if TYPE_CHECKING:
     from samplat.stack_prompts import SliceMark, StackPrompts
     from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window
+    from samplat.workbench import keeping_segmenters
