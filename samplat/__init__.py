@@ -197,6 +197,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "xarray":
+        return import_module("samplat.xarray")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'samplat' has no attribute {name!r}")
     return getattr(import_module(f"samplat.{_MODULE_OF[name]}"), name)

@@ -6,11 +6,11 @@ Weights and open files are neither picklable nor cheap: each process makes them 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from samplat.answers import PromptedSegmenter
 from samplat.files import canonical, sha256
@@ -132,14 +132,16 @@ class Segmenters:
         with self._lock:
             if not self._wanted:
                 return load_segmenter(planned.job, tools)
-            key = _segmenter_key(planned.job, planned.identity["segmenter"], tools)
+            key = segmenter_key(planned, tools)
             if key not in self._made:
                 # with its tools, so that nothing else gets their number
                 self._made[key] = (tools, load_segmenter(planned.job, tools))
             return self._made[key][1]
 
 
-def _segmenter_key(job: SegmentJob, identity: Mapping[str, Any], tools: Tools) -> str:
+def segmenter_key(planned: Plan, tools: Tools) -> str:
+    """Equal for jobs whose segmenters are; as long as the tools are there."""
+    job, identity = planned.job, planned.identity["segmenter"]
     told = {"identity": identity, "model": job.model, "embeddings": job.embeddings}
     return f"{id(tools)} {sha256(canonical(told))}"
 

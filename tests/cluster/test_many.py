@@ -1,4 +1,4 @@
-"""Batches on Dask: the same bytes, one check for all, tasks that travel with their indices."""
+"""Many jobs on Dask: batches, their checks, tasks that travel with indices; lazy labels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from batch.inputs import QUICK, cut, write_scene, write_volume
 from cluster.support import fingerprint, free_port, tools_of
@@ -16,6 +17,7 @@ from core.oracle import oracle_job, random_labels
 from samplat.batch import running
 from samplat.errors import ExecutorError
 from samplat.pipeline import run_job
+from samplat.xarray import segment
 from samplat_dask import checks, cluster, sharing, worker
 from samplat_dask.executor import DaskExecutor
 
@@ -137,3 +139,15 @@ def test_a_scheduler_that_is_not_there(
     code, _, err = samplat("batch", "scene.tif", *QUICK, "--scheduler-address", address)
     assert code == 1
     assert f"no Dask scheduler answers at {address}" in err
+
+
+def test_a_cluster_computes_lazy_labels(dask: DaskExecutor, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70)).astype(np.uint8)
+    image = xr.DataArray(pixels, dims=("y", "x")).chunk(y=20, x=30)
+    quick = {"model": None, "segmenter": "threshold", "tile_size": 24, "halo": 6}
+    wanted = segment(image, **quick).compute(scheduler="synchronous")
+    found = segment(image, job_dir=tmp_path / "a", **quick).compute(scheduler=dask.client)
+    np.testing.assert_array_equal(found, wanted)
+    kept = image.copy(data=dask.client.persist(image.data))
+    found = segment(kept, job_dir=tmp_path / "b", **quick).compute(scheduler=dask.client)
+    np.testing.assert_array_equal(found, wanted)
