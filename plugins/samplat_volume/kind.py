@@ -60,7 +60,7 @@ def _fields(folder: Path) -> Iterator[Inside]:
             inner = dict(group[well].attrs.get("ome", group[well].attrs))
             for image in inner["well"]["images"]:
                 place = f"{well}/{image['path']}"
-                yield str(folder / place), place, {}
+                yield str(folder / place), place, {"flat": True}
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder} is a plate whose wells or fields are not all there ({error}); "

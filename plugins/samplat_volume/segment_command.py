@@ -29,6 +29,7 @@ from samplat_volume.options import (
     AllowGaps,
     AllowTruncated,
     Channel,
+    Flat,
     Series,
     Spacing,
     Time,
@@ -148,6 +149,7 @@ def volume_segment(
     allow_gaps: AllowGaps = False,
     allow_duplicates: AllowDuplicates = False,
     allow_truncated: AllowTruncated = False,
+    flat: Flat = False,
     executor: ExecutorName = None,
     workers: Workers = None,
     scheduler_address: SchedulerAddress = None,
@@ -209,6 +211,7 @@ def volume_segment(
         allow_gaps=allow_gaps or None,
         allow_duplicates=allow_duplicates or None,
         allow_truncated=allow_truncated or None,
+        flat=flat or None,
     )
     source = SourceSpec(path=image, factory="volume", options=options)
     plane = _choice("--plane", plane, PLANES)

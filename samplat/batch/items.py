@@ -6,6 +6,7 @@ image is whole is not: that concerns its item, and not the others.
 
 from __future__ import annotations
 
+import functools
 import glob
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,7 +84,7 @@ class Asking:
     keep_folders: bool = False
     """True: outputs lie in folders like those that inputs were found in."""
 
-    @property
+    @functools.cached_property
     def kinds(self) -> dict[str, KindOptions]:
         """All kinds by name, or the chosen one.
 
@@ -139,9 +140,9 @@ def _fixed(pattern: str) -> Path:
     return Path(*parts)
 
 
-def _at(asking: Asking, path: str, where: str) -> Iterator[Asked]:
-    """The items at a path: itself, or all that a folder holds."""
-    kinds = asking.kinds
+def _at(asking: Asking, path: str, where: str, kind: str | None = None) -> Iterator[Asked]:
+    """The items at a path: itself, or all that a folder holds; of one kind if it is told."""
+    kinds = asking.kinds if kind is None else {kind: asking.kinds[kind]}
     place = Path(path)
     if not _is_remote(path) and not place.exists():
         raise InputError(f"{where}: there is no file or folder {path}")
@@ -155,8 +156,8 @@ def _at(asking: Asking, path: str, where: str) -> Iterator[Asked]:
                 yield _asked(asking, where, found, name, called, options)
             if inside:
                 return
-    kind = _kind_of(kinds.values(), path, where)
-    yield _asked(asking, where, path, kind.name, stem, {})
+    claimed = _kind_of(kinds.values(), path, where)
+    yield _asked(asking, where, path, claimed.name, stem, {})
 
 
 def _asked(
@@ -231,9 +232,9 @@ def _of_row(asking: Asking, manifest: Manifest, row: Row) -> Iterator[Asked]:
     if KIND in values and str(values[KIND]) not in asking.kinds:
         told = f"{manifest.place(row, KIND)} is {values[KIND]!r}"
         raise InputError(f"{told}; expected one of {', '.join(asking.kinds)}")
-    chosen = replace(asking, kind=str(values[KIND])) if KIND in values else asking
+    kind = str(values[KIND]) if KIND in values else None
     path = _beside(base, str(values[INPUT]))
-    found = list(_at(chosen, path, manifest.place(row, INPUT)))
+    found = list(_at(asking, path, manifest.place(row, INPUT), kind))
     if len(found) > 1 and {NAME, OUTPUT} & values.keys():
         raise InputError(
             f"{manifest.place(row)} is a folder of {len(found)} images, which cannot all be called "
@@ -280,14 +281,10 @@ def _with_outputs(asking: Asking, asked: Asked) -> Asked:
     """With outputs that are named by the item where none are given."""
     if asked.outputs:
         return asked
-    kind = _kind(asking, asked.kind)
+    kind = asking.kinds[asked.kind].kind
     suffixes = [s for s in asking.suffixes if _concerns(asking.tools, s, asked.kind)]
     named = tuple(asked.name + suffix for suffix in suffixes or (kind.suffix,))
     return replace(asked, outputs=named)
-
-
-def _kind(asking: Asking, name: str) -> JobKind:
-    return next(kind for kind in asking.tools.job_kinds() if kind.name == name)
 
 
 def _concerns(tools: Registry, suffix: str, kind: str) -> bool:
@@ -336,7 +333,7 @@ def _placed(folder: Path, output: str, where: str) -> Path:
 def _item(asking: Asking, one: Asked) -> Item:
     from urllib.parse import quote
 
-    known = KindOptions(_kind(asking, one.kind))
+    known = asking.kinds[one.kind]
     _check_prompts(known.kind, one)
     outputs = tuple(_placed(asking.folder, output, one.where) for output in one.outputs)
     job_dir = asking.state / "jobs" / quote(one.name, safe=" ")

@@ -49,23 +49,26 @@ def cut(path: Path) -> bytes:
     return whole
 
 
-def write_plate(folder: Path, wells: tuple[str, ...] = ("A/1", "B/2")) -> None:
-    """An OME-Zarr plate of two fields in each well."""
+def write_plate(
+    folder: Path, shape: tuple[int, ...] = (3, 24, 28), wells: tuple[str, ...] = ("A/1", "B/2")
+) -> None:
+    """An OME-Zarr plate of two fields in each well; pictures if the shape is one of two axes."""
     import zarr
 
     plate = zarr.create_group(str(folder), zarr_format=3)
     plate.attrs["ome"] = {"version": "0.5", "plate": {"wells": [{"path": well} for well in wells]}}
-    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    names = "zyx"[-len(shape) :]
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in names]
     for well in wells:
         images = [{"path": "0"}, {"path": "1"}]
         plate.create_group(well).attrs["ome"] = {"version": "0.5", "well": {"images": images}}
         for seed, image in enumerate(images):
             group = plate.create_group(f"{well}/{image['path']}")
-            scale = {"type": "scale", "scale": [1.0, 0.5, 0.5]}
+            scale = {"type": "scale", "scale": [1.0, 0.5, 0.5][-len(shape) :]}
             datasets = [{"path": "0", "coordinateTransformations": [scale]}]
             scales = [{"axes": axes, "datasets": datasets}]
             group.attrs["ome"] = {"version": "0.5", "multiscales": scales}
-            group["0"] = blobs((3, 24, 28), seed)
+            group["0"] = blobs(shape, seed)
 
 
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -229,6 +229,23 @@ def test_fields_of_a_plate_and_series_of_a_tree(folder: Path, samplat: Samplat) 
     )
 
 
+@pytest.mark.parametrize("shape", [(24, 28), (1, 24, 28)])
+def test_fields_of_a_plate_may_be_pictures(
+    shape: tuple[int, ...], folder: Path, samplat: Samplat
+) -> None:
+    write_plate(folder / "plate.zarr", shape)
+    code, told, _ = samplat("batch", "plate.zarr", "--to", ".ome.zarr", *QUICK)
+    assert code == 0, told
+    assert len(outcomes()) == 4
+    own = ("volume-segment", "plate.zarr/A/1/0", "-o", "own.nrrd", *OWN["volume"])
+    code, _, err = samplat(*own)
+    assert code == 1
+    assert "picture" in err or "expected z, y, x" in err
+    assert samplat(*own, "--flat")[0] == 0
+    code, _, err = samplat("volume-segment", "one.nii.gz", "-o", "a.nrrd", "--flat")
+    assert "takes no option flat" in err
+
+
 def test_a_slice_that_is_missing_is_its_series_failure(folder: Path, samplat: Samplat) -> None:
     values = scans.noise(shape=(5, 20, 17))
     scans.write_series(folder / "study/whole", values, uid="1.2.3.5")
