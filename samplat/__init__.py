@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from samplat.errors import (
     CheckpointError,
+    ExecutorError,
     InputError,
     JobError,
     PluginError,
@@ -36,7 +37,7 @@ _HOME = {
     "finished": ("open_result",),
     "given": ("labels_result",),
     "answers": ("PromptedSegmenter",),
-    "hookspecs": ("Exporter", "hookimpl"),
+    "hookspecs": ("Exporter", "JobKind", "hookimpl"),
     "job": ("JobResult", "Plan", "SegmentJob", "Segmenter", "SegmenterFactory", "plan"),
     "machine_code": ("as_machine_code",),
     "masks": ("MaskSet", "mask_set"),
@@ -54,8 +55,11 @@ _HOME = {
         "ExecutorChoice",
         "ExecutorName",
         "JobCommand",
+        "JobOrder",
         "SchedulerAddress",
+        "UsageProblem",
         "Workers",
+        "carried_out",
         "check_image",
         "chosen_executor",
         "default_job_dir",
@@ -65,7 +69,8 @@ _HOME = {
         "write_outputs",
     ),
     "executors": ("Executor", "ExecutorFactory"),
-    "pipeline": ("run_job",),
+    "pipeline": ("run_job", "run_planned"),
+    "workbench": ("keeping_segmenters",),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "plugin_versions", "registry", "segment"),
     "prediction": ("Prediction", "embed", "mask_prompts", "predict"),
@@ -101,6 +106,7 @@ __all__ = [
     "EmbeddingKey",
     "Executor",
     "ExecutorChoice",
+    "ExecutorError",
     "ExecutorFactory",
     "ExecutorName",
     "Exporter",
@@ -111,6 +117,8 @@ __all__ = [
     "InputError",
     "JobCommand",
     "JobError",
+    "JobKind",
+    "JobOrder",
     "JobResult",
     "MaskSet",
     "Model",
@@ -149,11 +157,13 @@ __all__ = [
     "Stretch",
     "Tile",
     "TileGrid",
+    "UsageProblem",
     "Window",
     "Windows",
     "Workers",
     "as_machine_code",
     "between_masks",
+    "carried_out",
     "check_file",
     "check_image",
     "check_new_name",
@@ -172,6 +182,7 @@ __all__ = [
     "input_scale",
     "install_model",
     "keep_freed_memory",
+    "keeping_segmenters",
     "labels_result",
     "load_model",
     "mask_depth",
@@ -188,6 +199,7 @@ __all__ = [
     "replacing",
     "reselect",
     "run_job",
+    "run_planned",
     "save_model",
     "segment",
     "smallest_dtype",
@@ -198,6 +210,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "xarray":
+        return import_module("samplat.xarray")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'samplat' has no attribute {name!r}")
     return getattr(import_module(f"samplat.{_MODULE_OF[name]}"), name)
@@ -228,14 +242,17 @@ if TYPE_CHECKING:
     from samplat.finished import open_result
     from samplat.given import labels_result
     from samplat.grid import GridParameters
-    from samplat.hookspecs import Exporter, hookimpl
+    from samplat.hookspecs import Exporter, JobKind, hookimpl
     from samplat.job import JobResult, Plan, Segmenter, SegmenterFactory, SegmentJob, plan
     from samplat.job_command import (
         ExecutorChoice,
         ExecutorName,
         JobCommand,
+        JobOrder,
         SchedulerAddress,
+        UsageProblem,
         Workers,
+        carried_out,
         check_image,
         chosen_executor,
         default_job_dir,
@@ -256,7 +273,7 @@ if TYPE_CHECKING:
         ScenePrompts,
         gather_prompts,
     )
-    from samplat.pipeline import run_job
+    from samplat.pipeline import run_job, run_planned
     from samplat.pixels import (
         ImageInfo,
         ImageSource,
@@ -285,3 +302,4 @@ if TYPE_CHECKING:
     from samplat.stack_prompts import SliceMark, StackPrompts
     from samplat.stacking import StackRules
     from samplat.tiles import Tile, TileGrid, Window
+    from samplat.workbench import keeping_segmenters

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from samplat.allocation import keep_freed_memory
+from samplat.batch.command import batch
 from samplat.bench_command import bench
 from samplat.cache_commands import cache_app
 from samplat.errors import InputError, SamplatError
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     app.command("predict")(predict)
+    app.command("batch")(batch)
     app.command("bench")(bench)
     app.command("plugins")(list_plugins)
     app.add_typer(models_app, name="models")

@@ -24,3 +24,7 @@ class PluginError(SamplatError):
 
 class JobError(SamplatError):
     """A job directory cannot be used, or holds damaged results."""
+
+
+class ExecutorError(JobError):
+    """Who runs the tasks cannot do so any more, whichever job they are of."""

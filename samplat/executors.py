@@ -6,8 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -27,7 +27,7 @@ class Executor(Protocol):
         """Results as they come, in any order. The first exception of a task is raised."""
         ...
 
-    # An executor may also be `Distant` and `Closable`.
+    # An executor may also be `Distant`, `Closable` and `Shareable`.
     #
     # Tasks may tell more: `stage`, a short name of what they do; `infers`, True for those
     # that run a model; `warm()`, which makes what they need in this process, once; `close()`, which
@@ -71,6 +71,23 @@ class Distant(Protocol):
         ...
 
 
+@runtime_checkable
+class Shareable(Protocol):
+    """An executor that can work on several jobs at once."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs keep all its workers busy if each has one tile only."""
+        ...
+
+    def shared(self) -> AbstractContextManager[Executor]:
+        """For a while an executor whose `map` may be called from several threads at once.
+
+        All calls together load the workers, and take memory, as one would.
+        """
+        ...
+
+
 class ExecutorFactory(Protocol):
     """Makes executors; registered by a plugin."""
 
@@ -107,6 +124,22 @@ class OverlappingExecutor:
 
     ahead: int = 1
     """How many wait before and after the middle stage at most: bounds memory."""
+    model: ThreadPoolExecutor | None = None
+    """The thread that runs all middle stages, of whichever job; None: the caller's own."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """One is worked on while another one is opened, merged or written."""
+        return 2
+
+    @contextmanager
+    def shared(self) -> Iterator[OverlappingExecutor]:
+        """One thread runs the middle stages of all jobs, one at a time."""
+        with _thread("model") as model:
+            yield replace(self, model=model)
+
+    def _work(self, middle: Callable[..., Any], *given: Any) -> Any:
+        return middle(*given) if self.model is None else self.model.submit(middle, *given).result()
 
     def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
         """Results in the order of `indices`. The middle stage runs in this thread."""
@@ -128,7 +161,7 @@ class OverlappingExecutor:
                     index, waiting = read.popleft()
                     given = waiting.result()
                     read_ahead()
-                    written.append(writer.submit(last, index, middle(index, given)))
+                    written.append(writer.submit(last, index, self._work(middle, index, given)))
                     while len(written) > self.ahead:
                         yield written.popleft().result()
                 while written:
@@ -148,11 +181,32 @@ class ThreadsExecutor:
 
     workers: int
     """Number of threads."""
+    pool: ThreadPoolExecutor | None = None
+    """Those threads, if several jobs share them; None: each call of `map` has its own."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """One for each thread, and one that is opened, merged or written meanwhile."""
+        return self.workers + 1
+
+    @contextmanager
+    def shared(self) -> Iterator[ThreadsExecutor]:
+        """The same threads work on the tasks of all jobs."""
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="samplat") as pool:
+            yield replace(self, pool=pool)
+
+    @contextmanager
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        if self.pool is not None:
+            yield self.pool
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="samplat") as pool:
+            yield pool
 
     def map(self, task: Callable[[int], T], indices: Sequence[int]) -> Iterator[T]:
         """Results as they come; at most two tasks per thread are queued or running."""
         rest = iter(indices)
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="samplat") as pool:
+        with self._threads() as pool:
             pending: set[Future[T]] = set()
             try:
                 while True:
@@ -163,8 +217,8 @@ class ThreadsExecutor:
                     done, pending = wait(pending, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
             finally:
-                for future in pending:
-                    future.cancel()
+                # threads that are shared outlive this call, and what they run of it may not
+                wait([future for future in pending if not future.cancel()])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,12 @@ Nothing per tile passes through these hooks: they run once, and the objects do t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import typer
 
@@ -54,6 +54,52 @@ class Exporter(Protocol):
     # any long work; it raises InputError for others.
 
 
+class JobKind(Protocol):
+    """What `samplat batch` has to know of a command that runs a job."""
+
+    @property
+    def name(self) -> str:
+        """Unique name, such as "raster"."""
+        ...
+
+    @property
+    def command(self) -> str:
+        """The command that does the same for one input, such as "tile-segment"."""
+        ...
+
+    @property
+    def suffix(self) -> str:
+        """Of an output where none is asked for, such as ".tif"."""
+        ...
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Lower-case suffixes of files that its --prompts takes; none without such an option."""
+        ...
+
+    def accepts(self, path: str) -> bool:
+        """Whether a path may be an input of this kind; no error if it turns out not to be."""
+        ...
+
+    def inside(self, folder: Path) -> Sequence[tuple[str, str, Mapping[str, Any]]]:
+        """The inputs that a folder holds, if it is none itself.
+
+        Each is a path; a name, with / for folders below this one; and options that choose it.
+
+        Raises:
+            InputError: it is a folder of this kind, but damaged.
+        """
+        ...
+
+    def arguments(self, image: str, outputs: Sequence[Path]) -> Sequence[str]:
+        """How the command is told its input and outputs."""
+        ...
+
+    def order(self, *arguments: Any, **options: Any) -> Any:
+        """What `samplat.carried_out` made the command of: returns a `JobOrder`."""
+        ...
+
+
 @hookspec
 def register_models(register: Callable[[ModelSpec], None]) -> None:
     """Hand over models that `load_model` shall know by name."""
@@ -82,6 +128,11 @@ def register_segmenters(register: Callable[[SegmenterFactory], None]) -> None:
 @hookspec
 def register_exporters(register: Callable[[Exporter], None]) -> None:
     """Hand over writers of results, chosen by the output's suffix."""
+
+
+@hookspec
+def register_job_kinds(register: Callable[[JobKind], None]) -> None:
+    """Hand over what can be an item of `samplat batch`: rasters, volumes."""
 
 
 @hookspec

@@ -1,7 +1,12 @@
-"""What commands that run a job share: outputs, checks before work, progress, and the summary."""
+"""What commands that run a job share: outputs, checks before work, progress, and the summary.
+
+Such a command is a function that only understands its arguments and returns a `JobOrder`. What
+`carried_out` makes of it is the command; `samplat batch` takes the orders of many.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import sys
@@ -11,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
     from samplat.progress import Progress
     from samplat.rehearsal import Rehearsal
 
+P = ParamSpec("P")
 
 ExecutorName = Annotated[
     str | None,
@@ -45,10 +51,21 @@ SchedulerAddress = Annotated[
 ]
 
 
+class UsageProblem(typer.BadParameter):
+    """Arguments that cannot be meant; a command that raises it ends with status 2."""
+
+    def format_message(self) -> str:
+        """What is wrong."""
+        return self.message
+
+    def show(self, file: Any = None) -> None:
+        """Say it on a line, without a lesson in how to call the command."""
+        typer.echo(f"error: {self.message}", err=file is None, file=file)
+
+
 def usage_error(message: str) -> NoReturn:
     """End with status 2."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2)
+    raise UsageProblem(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +204,8 @@ class JobCommand:
     """Progress and summary as lines of JSON."""
     described: Callable[[Plan], Sequence[str]]
     """Lines on the image and its tiles, for people who ask what would be done."""
+    warned: Callable[[Plan], Sequence[str]] = lambda planned: ()
+    """What a person should know of the image before any work."""
     began: float = field(default_factory=time.monotonic)
     """When, on the monotonic clock."""
 
@@ -205,6 +224,8 @@ class JobCommand:
                 exporter.check_source(self.job.source)
         planned = plan(self.job, self.tools)
         check_image(self.exporters, planned.info)
+        for warning in self.warned(planned):
+            self.progress.message(f"warning: {warning}")
         return planned
 
     def describe(self, planned: Plan) -> None:
@@ -254,6 +275,48 @@ class JobCommand:
         }
         line = json.dumps({"event": "summary", **facts}) if self.log_json else _summary(facts)
         typer.echo(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOrder:
+    """What a command that runs a job was asked for: its arguments, understood and checked.
+
+    Nothing of the image was looked at: that it is missing or damaged is found out by `make`.
+    """
+
+    make: Callable[[], JobCommand]
+    """Opens the image as far as the job depends on it. Raises InputError if that cannot be."""
+    exporters: Mapping[Path, Exporter]
+    """Who writes which output."""
+    chosen: ExecutorChoice
+    """Who is to run the tiles."""
+    overwrite: bool = False
+    """True: discard another job in the job directory."""
+    dry_run: bool = False
+    """True: only say what would be done."""
+
+    def carry_out(self) -> None:
+        """Do it, or say what would be done."""
+        run = self.make()
+        planned = run.check()
+        if self.dry_run:
+            run.describe(planned)
+        else:
+            run.carry_out(self.chosen, overwrite=self.overwrite)
+
+
+def carried_out(ordered: Callable[P, JobOrder]) -> Callable[P, None]:
+    """The command that carries out what a function with its arguments understands.
+
+    Args:
+        ordered: with the signature and the docstring of the command.
+    """
+
+    @functools.wraps(ordered)
+    def command(*arguments: P.args, **options: P.kwargs) -> None:
+        ordered(*arguments, **options).carry_out()
+
+    return command
 
 
 def _fates(result: JobResult) -> dict[str, Any]:

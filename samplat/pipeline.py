@@ -59,8 +59,34 @@ def run_job(
         CheckpointError: the model cannot be loaded; the directory is as it was.
         JobError: the directory holds another job, is in use, or damaged; or every tile failed.
     """
+    there = located(job) if isinstance(executor, Distant) else job
+    return run_planned(
+        plan(there, tools), tools=tools, executor=executor, progress=progress, overwrite=overwrite
+    )
+
+
+def run_planned(
+    planned: Plan,
+    *,
+    tools: Tools,
+    executor: Executor = SERIAL,
+    progress: Progress = SILENT,
+    overwrite: bool = False,
+) -> JobResult:
+    """Run a job of which the plan is made already; otherwise like `run_job`.
+
+    Args:
+        planned: the job; its paths are absolute if the executor is `Distant`.
+        tools: as in `run_job`.
+        executor: as in `run_job`.
+        progress: as in `run_job`.
+        overwrite: as in `run_job`.
+
+    Raises:
+        CheckpointError: as in `run_job`.
+        JobError: as in `run_job`.
+    """
     distant = executor if isinstance(executor, Distant) else None
-    planned = plan(job if distant is None else located(job), tools)
     store, stages = planned.store, Stages(executor=executor, progress=progress)
     segmenter = load_before_claiming(planned, tools, overwrite)
     with store.lease(), BENCHES.closing(planned), SOURCES.closing(planned):

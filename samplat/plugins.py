@@ -19,7 +19,7 @@ from samplat.errors import InputError, PluginError
 if TYPE_CHECKING:
     from samplat.checkpoints import ModelSpec
     from samplat.executors import Executor, ExecutorFactory
-    from samplat.hookspecs import Exporter
+    from samplat.hookspecs import Exporter, JobKind
     from samplat.job import JobResult, SegmenterFactory, SegmentJob
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
     from samplat.progress import Progress
@@ -36,6 +36,7 @@ KINDS = (
     "segmenters",
     "exporters",
     "executors",
+    "job_kinds",
 )
 """What can be registered by name: `register_models` and so on."""
 
@@ -202,6 +203,10 @@ class Registry:
         """The executor factory of this name."""
         found: ExecutorFactory = self._get("executors", name)
         return found
+
+    def job_kinds(self) -> tuple[JobKind, ...]:
+        """What can be an item of a batch, in order of registration."""
+        return tuple(self.found["job_kinds"].values())
 
     def exporter_for(self, output: Path) -> Exporter:
         """The exporter that claims this output's suffix, the longest first.

@@ -24,6 +24,8 @@ class Progress(Protocol):
         """`steps` more steps of a stage are done."""
         ...
 
+    # Our own also have `grow(stage, steps)`: a stage that runs has more steps than was thought.
+
     def finish(self, stage: str) -> None:
         """A stage is over, whether or not all its steps were counted."""
         ...
@@ -37,6 +39,9 @@ class Silent:
     """Says nothing."""
 
     def start(self, stage: str, total: int) -> None:
+        """Ignored."""
+
+    def grow(self, stage: str, steps: int) -> None:
         """Ignored."""
 
     def advance(self, stage: str, steps: int = 1) -> None:
@@ -73,6 +78,11 @@ class _Counting:
         with self._lock:
             self._counts[stage] = _Count(total=total)
             self._tell("start", stage)
+
+    def grow(self, stage: str, steps: int) -> None:
+        """Count more steps to do."""
+        with self._lock:
+            self._counts[stage].total += steps
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Count, and write a line when the last one is old."""
@@ -143,11 +153,18 @@ class RichProgress:
             console=Console(stderr=True),
         )
         self._tasks: dict[str, TaskID] = {}
+        self._growing = threading.Lock()
 
     def start(self, stage: str, total: int) -> None:
         """Add a bar; the first one starts the display."""
         self._bar.start()
         self._tasks[stage] = self._bar.add_task(stage, total=total)
+
+    def grow(self, stage: str, steps: int) -> None:
+        """Make the bar stand for more steps."""
+        with self._growing:
+            task = self._bar.tasks[self._bar.task_ids.index(self._tasks[stage])]
+            self._bar.update(task.id, total=(task.total or 0) + steps)
 
     def advance(self, stage: str, steps: int = 1) -> None:
         """Move the stage's bar."""

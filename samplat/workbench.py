@@ -94,7 +94,7 @@ def shared_bench(planned: Plan, tools: Tools, segmenter: AnySegmenter | None = N
 def open_bench(planned: Plan, tools: Tools, segmenter: AnySegmenter | None = None) -> Bench:
     """Open the image of a job, and load its segmenter unless it is here already."""
     if segmenter is None:
-        segmenter = load_segmenter(planned.job, tools)
+        segmenter = SEGMENTERS.get(planned, tools)
     return Bench(plan=planned, source=tools.open_source(planned.job.source), segmenter=segmenter)
 
 
@@ -104,6 +104,50 @@ def load_segmenter(job: SegmentJob, tools: Tools) -> AnySegmenter:
     if job.embeddings is not None and hasattr(factory, "with_embeddings"):  # `plan` refuses others
         factory = factory.with_embeddings(job.embeddings)
     return factory.create(job.model, **job.segmenter_options)
+
+
+class Segmenters:
+    """Segmenters of this process that several jobs use, while somebody wants them kept."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[Tools, AnySegmenter]] = {}
+        self._wanted = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Jobs with equal segmenters share one meanwhile: a model is loaded once for all."""
+        with self._lock:
+            self._wanted += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._wanted -= 1
+                if not self._wanted:
+                    self._made.clear()
+
+    def get(self, planned: Plan, tools: Tools) -> AnySegmenter:
+        """The segmenter of a job, loaded unless an equal one is kept."""
+        with self._lock:
+            if not self._wanted:
+                return load_segmenter(planned.job, tools)
+            key = segmenter_key(planned, tools)
+            if key not in self._made:
+                # with its tools, so that nothing else gets their number
+                self._made[key] = (tools, load_segmenter(planned.job, tools))
+            return self._made[key][1]
+
+
+def segmenter_key(planned: Plan, tools: Tools) -> str:
+    """Equal for jobs whose segmenters are; as long as the tools are there."""
+    job, identity = planned.job, planned.identity["segmenter"]
+    told = {"identity": identity, "model": job.model, "embeddings": job.embeddings}
+    return f"{id(tools)} {sha256(canonical(told))}"
+
+
+SEGMENTERS = Segmenters()
+keeping_segmenters = SEGMENTERS.kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,4 +177,4 @@ def load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> AnySeg
     finished job no longer needs; or by another one, which `JobStore.begin` refuses.
     """
     claimed = (Path(planned.job.job_dir) / "run.json").exists()
-    return load_segmenter(planned.job, tools) if overwrite or not claimed else None
+    return SEGMENTERS.get(planned, tools) if overwrite or not claimed else None

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from samplat import InputError, JobError, Plan, plugin_versions
-from samplat_dask.cluster import configured_address, connect, local_cluster, offers
+from samplat import ExecutorError, InputError, Plan, plugin_versions
+from samplat_dask.cluster import configured_address, connect, local_cluster, offers, threads_of
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, WorkerPlugin
 
-    from samplat_dask.worker import StagePlugin
+    from samplat_dask.sharing import SharedDask
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 TOLD = 5
 """How often one tries to tell all workers of a stage."""
+MOST_JOBS = 64
+"""Jobs that this process leads at once: each has a thread here, and an open image."""
 GPU = "GPU"
 """The resource that workers with a graphics processor offer: `dask worker --resources GPU=1`."""
 
@@ -92,14 +94,44 @@ class DaskExecutor:
 
         if not len(indices):
             return
-        inferring = getattr(task, "infers", False) and offers(self.client, GPU)
-        resources: dict[str, float] = {GPU: 1} if inferring else {}
-        with self._told(task, resources) as token:
+        resources = self.needed(task)
+        with self.told(task, resources) as token:
             waves = Waves(client=self.client, task=task, token=token, resources=resources)
             yield from waves.results(indices)
 
+    def needed(self, task: Any) -> dict[str, float]:
+        """What a worker has to offer for a task."""
+        inferring = getattr(task, "infers", False) and offers(self.client, GPU)
+        return {GPU: 1} if inferring else {}
+
+    @property
+    def jobs_at_once(self) -> int:
+        """One for each thread of a worker, and some that are opened, merged or written."""
+        return min(MOST_JOBS, threads_of(self.client) + 2)
+
     @contextmanager
-    def _told(self, task: Callable[[int], Any], resources: dict[str, float]) -> Iterator[str]:
+    def shared(self) -> Iterator[SharedDask]:
+        """For a while the workers of several jobs at once; they keep models that these share.
+
+        Raises:
+            InputError: there are no workers, or they have other versions.
+        """
+        from samplat_dask.checks import check_versions
+        from samplat_dask.sharing import SharedDask
+        from samplat_dask.waves import wait_for_workers
+        from samplat_dask.worker import SharingPlugin
+
+        wait_for_workers(self.client)
+        check_versions(self.client)
+        name = f"samplat-sharing-{uuid.uuid4().hex[:8]}"
+        try:
+            self.register(SharingPlugin(), name)
+            yield SharedDask(self)
+        finally:
+            self._unregister(name)
+
+    @contextmanager
+    def told(self, task: Callable[[int], Any], resources: dict[str, float]) -> Iterator[str]:
         """All workers know the task, for a while, by a name."""
         from samplat_dask.worker import StagePlugin
 
@@ -112,19 +144,24 @@ class DaskExecutor:
         )
         name = f"samplat-{token}"
         try:
-            self._register(plugin, name)
+            self.register(plugin, name)
             yield token
         finally:
             self._unregister(name)
 
-    def _register(self, plugin: StagePlugin, name: str) -> None:
+    def register(self, plugin: WorkerPlugin, name: str) -> None:
+        """Tell all workers something, those too that come later.
+
+        Raises:
+            ExecutorError: they cannot be reached.
+        """
         for attempt in range(TOLD):
             try:
                 self.client.register_plugin(plugin, name=name)
             except (OSError, TimeoutError) as error:
                 # a worker died meanwhile; those that come later are told by the scheduler
                 if attempt == TOLD - 1:
-                    raise JobError(
+                    raise ExecutorError(
                         f"the workers of {self.client.scheduler.address} cannot be reached "
                         f"({error}); mend that and run the same command again, it resumes"
                     ) from error

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from samplat import InputError, JobError
+from samplat import ExecutorError, InputError, JobError
 from samplat_dask.cluster import threads_of
 from samplat_dask.worker import Refused, run_index
 
@@ -72,6 +72,8 @@ class Waves:
         task: Callable[[int], Any],
         token: str,
         resources: dict[str, float],
+        run: Callable[..., Any] = run_index,
+        among: Callable[[], int] = lambda: 1,
     ) -> None:
         """What is on its way.
 
@@ -80,9 +82,11 @@ class Waves:
             task: what is done for an index; the workers know it.
             token: by this name.
             resources: what a worker must offer.
+            run: what a worker calls with the token and an index.
+            among: how many stages share the workers just now.
         """
         self._client, self._task, self._token = client, task, token
-        self._resources = resources
+        self._resources, self._run, self._among = resources, run, among
         self._stage = getattr(task, "stage", "") or "samplat"
         self._pending: dict[str, tuple[Future, int]] = {}
         self._finished: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -123,14 +127,14 @@ class Waves:
     def _look(self) -> None:
         self._looked = time.monotonic()
         threads = self._ask(lambda: threads_of(self._client))
-        self._room = min(MOST, max(LEAST, PER_THREAD * threads))
+        self._room = min(MOST, max(LEAST, PER_THREAD * threads // self._among()))
 
     def _submit(self, indices: Sequence[int]) -> None:
         if not indices:
             return
         names = [self._name(index) for index in indices]
         futures = self._client.map(
-            run_index,
+            self._run,
             [self._token] * len(indices),
             indices,
             key=names,
@@ -156,7 +160,7 @@ class Waves:
             if self._ask(lambda: threads_of(self._client)):
                 began = time.monotonic()
             elif time.monotonic() - began > patience():
-                raise JobError(
+                raise ExecutorError(
                     f"all workers of {self._where} have been gone for {patience():g} s; "
                     f"start some and {RESUMES}"
                 )
@@ -202,7 +206,9 @@ class Waves:
         error = future.exception() if status == "error" else None
         index = self._forget(future)
         if status == "cancelled":
-            raise JobError(f"the connection to {self._where} was lost; mend that and {RESUMES}")
+            raise ExecutorError(
+                f"the connection to {self._where} was lost; mend that and {RESUMES}"
+            )
         if error is None:
             self._resubmit(index)  # its result was lost with its worker
         elif not isinstance(error, KilledWorker):
@@ -249,7 +255,7 @@ class Waves:
         try:
             return question()
         except (OSError, TimeoutError) as error:
-            raise JobError(
+            raise ExecutorError(
                 f"the connection to {self._where} was lost ({error}); mend that and {RESUMES}"
             ) from error
 

@@ -16,12 +16,16 @@ from typing import Any
 
 from distributed import WorkerPlugin
 
-from samplat import JobError, SamplatError, plugin_versions
+from samplat import JobError, SamplatError, keeping_segmenters, plugin_versions
 
 PATIENCE = 60.0
 """Seconds that the end of a stage waits for what still runs of it."""
 
+CARRIED = 8
+"""Tasks that came with their indices, of which a process keeps what they made: open images."""
+
 _kept: dict[str, Kept] = {}
+_carried: list[str] = []
 _lock = threading.Lock()
 
 
@@ -58,6 +62,11 @@ class Kept:
             with self._idle:
                 self._running -= 1
                 self._idle.notify_all()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of it runs."""
+        return not self._running
 
     def warm(self) -> None:
         """Make what the task needs, before it is asked for an index."""
@@ -116,6 +125,24 @@ class StagePlugin(WorkerPlugin):  # type: ignore[misc] # its library is typed by
         await asyncio.to_thread(kept.close)
 
 
+class SharingPlugin(WorkerPlugin):  # type: ignore[misc] # its library is typed by halves
+    """Tells a worker that jobs will come which may share their models."""
+
+    def setup(self, worker: Any) -> None:
+        """Keep segmenters from now on."""
+        self._stack = ExitStack()
+        self._stack.enter_context(keeping_segmenters())
+
+    async def teardown(self, worker: Any) -> None:
+        """Let go of segmenters, and of tasks that came with their indices."""
+        self._stack.close()
+        with _lock:
+            old = [_kept.pop(token) for token in _carried]
+            _carried.clear()
+        for each in old:
+            await asyncio.to_thread(each.close)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refused:
     """An error that says what to do: to try again is of no use."""
@@ -130,6 +157,36 @@ def run_index(token: str, index: int) -> Any:
         return _run_index(token, index)
     except SamplatError as error:
         return Refused(error=error)
+
+
+def run_carried(token: str, index: int, *, payload: bytes, expected: str) -> Any:
+    """The same for a task that comes with the index, and is kept for the next one.
+
+    Args:
+        token: name of the stage.
+        index: what it is run for.
+        payload: the task, pickled.
+        expected: the distribution of samplat that the client has.
+    """
+    with ExitStack() as stack:
+        with _lock:
+            if token not in _kept:
+                _kept[token] = Kept(payload, expected)
+                _carried.append(token)
+            stack.enter_context(_kept[token].working())
+            old = _pop_idle()
+        for each in old:
+            each.close()
+        return run_index(token, index)
+
+
+def _pop_idle() -> list[Kept]:
+    """Forget the oldest tasks that came with indices, but those at work; under the lock."""
+    idle = [token for token in _carried if _kept[token].is_idle]
+    gone = idle[: max(0, len(_carried) - CARRIED)]
+    for token in gone:
+        _carried.remove(token)
+    return [_kept.pop(token) for token in gone]
 
 
 def _run_index(token: str, index: int) -> Any:

@@ -13,7 +13,7 @@ from samplat import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from samplat import Exporter, Prompter, SourceFactory
+    from samplat import Exporter, JobKind, Prompter, SourceFactory
 
 REQUIRES = ("geopandas", "pyogrio", "pyproj", "rasterio", "shapely")
 """Libraries of the extra `samplat[raster]`."""
@@ -57,10 +57,19 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
 
 
 @hookimpl
+def register_job_kinds(register: Callable[[JobKind], None]) -> None:
+    """Rasters as items of a batch."""
+    from samplat_raster.kind import RasterKind
+
+    register(RasterKind())
+
+
+@hookimpl
 def register_commands(app: typer.Typer) -> None:
     """The commands `tile-segment` and `export`."""
+    from samplat import carried_out
     from samplat_raster.commands import tile_segment
     from samplat_raster.export_command import export
 
-    app.command("tile-segment")(tile_segment)
+    app.command("tile-segment")(carried_out(tile_segment))
     app.command("export")(export)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +16,7 @@ import typer
 from samplat import (
     ExecutorName,
     JobCommand,
+    JobOrder,
     SchedulerAddress,
     Workers,
     chosen_executor,
@@ -207,7 +210,7 @@ def tile_segment(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
     ] = False,
-) -> None:
+) -> JobOrder:
     """Segment a raster of any size: tiles, one id per object, CRS and transform kept.
 
     Run the same command again to resume. Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for
@@ -238,10 +241,10 @@ def tile_segment(
     factors = _parse_scales(scales)
     tile_size, halo = fitting_tiles(_input_size(tools, model, min(factors)), tile_size, halo)
     options = {"bidx": _parse_bands(bidx), "nodata": nodata, "gsd": gsd}
+    part = _parse_part(window=window, bbox=bbox, bbox_crs=bbox_crs)
     source = _source(tools, image, {**options, "allow_vrt": allow_vrt or None})
     job = SegmentJob(
         source=source,
-        window=_part(tools, source, window=window, bbox=bbox, bbox_crs=bbox_crs),
         job_dir=str(job_dir or default_job_dir(outputs[0])),
         model=model if segmenter in ("automatic", "prompted") else None,
         segmenter=segmenter,
@@ -266,18 +269,28 @@ def tile_segment(
     )
     if min_area or max_area is not None:
         job = replace(job, min_area=min_area)
-    if min_area or max_area is not None or fill_holes or drop_islands:
-        job = replace(job, pixel_areas=_pixel_areas(tools, job))
-    run = JobCommand(
-        job=job, tools=tools, exporters=exporters, log_json=log_json, described=_described
+    in_metres = bool(min_area or max_area is not None or fill_holes or drop_islands)
+
+    def make() -> JobCommand:
+        placed = replace(job, window=part and part(_info(tools, source)))
+        if in_metres:
+            placed = replace(placed, pixel_areas=_pixel_areas(tools, placed))
+        return JobCommand(
+            job=placed,
+            tools=tools,
+            exporters=exporters,
+            log_json=log_json,
+            described=_described,
+            warned=functools.partial(_warned, image),
+        )
+
+    return JobOrder(
+        make=make, exporters=exporters, chosen=chosen, overwrite=overwrite, dry_run=dry_run
     )
-    planned = run.check()
-    if planned.info.crs is None:
-        run.progress.message(f"warning: the CRS of {image} is {AREA_HINT}")
-    if dry_run:
-        run.describe(planned)
-    else:
-        run.carry_out(chosen, overwrite=overwrite)
+
+
+def _warned(image: str, planned: Plan) -> list[str]:
+    return [] if planned.info.crs else [f"the CRS of {image} is {AREA_HINT}"]
 
 
 def _input_size(tools: Registry, model: str, scale: int) -> int:
@@ -322,15 +335,10 @@ def _parse_numbers(option: str, names: str, text: str) -> list[float]:
     return numbers
 
 
-def _part(
-    tools: Registry,
-    source: SourceSpec,
-    *,
-    window: str | None,
-    bbox: str | None,
-    bbox_crs: str | None,
-) -> Window | None:
-    """The part of the image that was asked for; None for all of it."""
+def _parse_part(
+    *, window: str | None, bbox: str | None, bbox_crs: str | None
+) -> Callable[[ImageInfo], Window] | None:
+    """Finds the part that was asked for in an image; None: all of it."""
     if window is not None and bbox is not None:
         usage_error("--window and --bbox both choose a part; give one of them")
     if bbox_crs is not None and bbox is None:
@@ -339,15 +347,18 @@ def _part(
         x, y, width, height = _parse_numbers("--window", "x,y,width,height", window)
         if not all(v.is_integer() for v in (x, y, width, height)) or min(width, height) < 1:
             usage_error(f"--window takes whole pixels x,y,width,height; got {window!r}")
-        from samplat_raster.extent import window_of_pixels
-
-        return window_of_pixels(_info(tools, source), (int(x), int(y), int(width), int(height)))
+        pixels = (int(x), int(y), int(width), int(height))
+        return lambda info: _extent().window_of_pixels(info, pixels)
     if bbox is not None:
         x0, y0, x1, y1 = _parse_numbers("--bbox", "x0,y0,x1,y1", bbox)
-        from samplat_raster.extent import window_of_box
-
-        return window_of_box(_info(tools, source), (x0, y0, x1, y1), bbox_crs)
+        return lambda info: _extent().window_of_box(info, (x0, y0, x1, y1), bbox_crs)
     return None
+
+
+def _extent() -> ModuleType:
+    from samplat_raster import extent
+
+    return extent
 
 
 def _info(tools: Registry, source: SourceSpec) -> ImageInfo:

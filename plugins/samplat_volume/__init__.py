@@ -13,7 +13,7 @@ from samplat import hookimpl
 if TYPE_CHECKING:
     import typer
 
-    from samplat import Exporter, Prompter, Rescaler, SegmenterFactory, SourceFactory
+    from samplat import Exporter, JobKind, Prompter, Rescaler, SegmenterFactory, SourceFactory
 
 REQUIRES = ("highdicom", "ome_zarr", "ome_zarr_models", "pydicom", "SimpleITK", "tifffile")
 """Libraries of the extra `samplat[volume]`."""
@@ -61,10 +61,19 @@ def register_exporters(register: Callable[[Exporter], None]) -> None:
 
 
 @hookimpl
+def register_job_kinds(register: Callable[[JobKind], None]) -> None:
+    """Volumes as items of a batch."""
+    from samplat_volume.kind import VolumeKind
+
+    register(VolumeKind())
+
+
+@hookimpl
 def register_commands(app: typer.Typer) -> None:
     """The commands `propagate` and `volume-segment`."""
+    from samplat import carried_out
     from samplat_volume.propagate_command import propagate
     from samplat_volume.segment_command import volume_segment
 
     app.command("propagate")(propagate)
-    app.command("volume-segment")(volume_segment)
+    app.command("volume-segment")(carried_out(volume_segment))

@@ -33,12 +33,13 @@ class OmeImage:
     """Metadata of the image and of its full resolution."""
 
 
-def open_ome_zarr(path: str, time: int | None) -> OmeImage:
+def open_ome_zarr(path: str, time: int | None, *, flat: bool = False) -> OmeImage:
     """The image of a group.
 
     Args:
         path: directory or URL of the image's group.
         time: index along its time, where there are several.
+        flat: take a picture without z, too.
 
     Raises:
         InputError: no OME-Zarr image of version 0.4 or 0.5, or one without depth in space or
@@ -46,18 +47,18 @@ def open_ome_zarr(path: str, time: int | None) -> OmeImage:
     """
     group = open_group(path)
     try:
-        return _opened(group, path, time)
+        return _opened(group, path, time, "yx" if flat else "zyx")
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(
             f"{path} has unusable metadata ({type(error).__name__}: {error}); write it again"
         ) from error
 
 
-def _opened(group: Any, path: str, time: int | None) -> OmeImage:
+def _opened(group: Any, path: str, time: int | None, least: str) -> OmeImage:
     image = _multiscale(group, path)
     names = [str(axis.get("name") if isinstance(axis, Mapping) else axis) for axis in image["axes"]]
     axes = "".join(names)
-    if not set("zyx") <= set(names) or set(names) - set("tczyx"):
+    if not set(least) <= set(names) or set(names) - set("tczyx"):
         raise InputError(
             f"{path} has axes {', '.join(names)}; expected z, y, x and at most t and c"
         )
@@ -115,12 +116,12 @@ def _place(image: Mapping[str, Any], axes: str, path: str) -> Geometry:
         elif step["type"] == "translation":
             shift = shift + values
     millimetres = _millimetres(image["axes"], axes)
-    z, y, x = (axes.index(a) for a in "zyx")
-    spacing, origin = scale * millimetres, shift * millimetres
+    spacing = {"z": 1.0, **dict(zip(axes, (scale * millimetres).tolist(), strict=True))}
+    origin = {"z": 0.0, **dict(zip(axes, (shift * millimetres).tolist(), strict=True))}
     return Geometry(
         shape=(1, 1, 1),
-        spacing=(float(spacing[z]), float(spacing[y]), float(spacing[x])),
-        origin=(float(origin[x]), float(origin[y]), float(origin[z])),
+        spacing=(spacing["z"], spacing["y"], spacing["x"]),
+        origin=(origin["x"], origin["y"], origin["z"]),
         direction=np.eye(3),
     )
 

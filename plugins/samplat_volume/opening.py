@@ -27,6 +27,7 @@ OPTIONS = (
     "allow_gaps",
     "allow_duplicates",
     "allow_truncated",
+    "flat",
 )
 HEADER_BYTES = 65536
 """Bytes at the start and at the end of a file that go into its digest."""
@@ -63,7 +64,12 @@ def open_volume(path: str, options: Mapping[str, Any]) -> Opened:
         InputError: missing, damaged, not a volume, or not to be read by this user.
     """
     try:
-        return _OPENERS[kind_of(path)](path, options)
+        kind = kind_of(path)
+        if options["flat"] and kind != "ome-zarr":
+            raise InputError(
+                f"{path} takes no option flat: only images of OME-Zarr may be pictures"
+            )
+        return _OPENERS[kind](path, options)
     except OSError as error:
         raise InputError(
             f"{error.filename or path} cannot be read: {error.strerror or error}; expected a file "
@@ -138,7 +144,7 @@ def _open_ome_zarr(path: str, options: Mapping[str, Any]) -> Opened:
     from samplat_volume.omezarr import open_ome_zarr
 
     _refuse(path, options, "series", "slices")
-    image = open_ome_zarr(path, options["time"])
+    image = open_ome_zarr(path, options["time"], flat=bool(options["flat"]))
     return Opened(
         voxels=image.levels[0],
         geometry=image.geometry,

@@ -26,6 +26,9 @@ AllowDuplicates = Annotated[
 AllowTruncated = Annotated[
     bool, typer.Option("--allow-truncated", help="DICOM: leave out slices that are cut off.")
 ]
+Flat = Annotated[
+    bool, typer.Option("--flat", help="OME-Zarr: a picture of one slice, as fields of plates are.")
+]
 
 
 def checked_slices(text: str) -> str:

@@ -14,6 +14,7 @@ import typer
 from samplat import (
     ExecutorName,
     JobCommand,
+    JobOrder,
     SchedulerAddress,
     Workers,
     chosen_executor,
@@ -28,6 +29,7 @@ from samplat_volume.options import (
     AllowGaps,
     AllowTruncated,
     Channel,
+    Flat,
     Series,
     Spacing,
     Time,
@@ -44,6 +46,7 @@ WITH_MODEL = ("automatic", "propagated")
 """Segmenters that are a model's; others need none."""
 SHOWN = ("draft", "box", "mask")
 OVERLAPS = ("best", "small", "large")
+PLANES = ("z", "y", "x", "axial", "coronal", "sagittal")
 PERCENTILES = "1,99"
 
 
@@ -146,6 +149,7 @@ def volume_segment(
     allow_gaps: AllowGaps = False,
     allow_duplicates: AllowDuplicates = False,
     allow_truncated: AllowTruncated = False,
+    flat: Flat = False,
     executor: ExecutorName = None,
     workers: Workers = None,
     scheduler_address: SchedulerAddress = None,
@@ -172,7 +176,7 @@ def volume_segment(
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress and summary as lines of JSON.")
     ] = False,
-) -> None:
+) -> JobOrder:
     """Segment everything in a volume: slice by slice, linked to objects in three dimensions.
 
     With --prompts only what is pointed at: followed from slice to slice, with its number for an id.
@@ -207,12 +211,19 @@ def volume_segment(
         allow_gaps=allow_gaps or None,
         allow_duplicates=allow_duplicates or None,
         allow_truncated=allow_truncated or None,
+        flat=flat or None,
     )
     source = SourceSpec(path=image, factory="volume", options=options)
-    info = _info(tools, source)
-    across = _plane(info, plane)
+    plane = _choice("--plane", plane, PLANES)
+    asked = _prompt_spec(
+        prompts,
+        out,
+        window=prompts_window,
+        space=_choice("--space", space, SPACES),
+        shown=_choice("--prompts-as", prompts_as, SHOWN),
+        chosen=checked_slices(prompts_slices),
+    )
     needs_model = segmenter in WITH_MODEL
-    tile_size, margin = _tiles(across, _seen(tools, model) if needs_model else None, tile, halo)
     job = SegmentJob(
         source=source,
         job_dir=str(job_dir or default_job_dir(out[0])),
@@ -225,41 +236,35 @@ def volume_segment(
         ),
         rescaler=rescaler,
         rescaler_options=rescaler_options,
-        tile_size=tile_size,
-        halo=margin,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
-        stacking=StackRules(
-            axis=across.axis,
-            block=z_block,
-            gap=across.thickness if gap is None and not follows else gap or 0,
-        ),
-        prompts=_prompt_spec(
-            prompts,
-            out,
-            window=prompts_window,
-            axis=across.axis,
-            space=_choice("--space", space, SPACES),
-            shown=_choice("--prompts-as", prompts_as, SHOWN),
-            chosen=checked_slices(prompts_slices),
-        ),
         min_extent=min_extent,
         embeddings=str(cache) if cache else None,
     )
-    job = _within(job, across.geometry.voxel_volume, min_volume, max_volume)
-    run = JobCommand(
-        job=job,
-        tools=tools,
-        exporters=exporters,
-        log_json=log_json,
-        described=lambda planned: _described(planned, across),
+
+    def make() -> JobCommand:
+        across = _plane(_info(tools, source), plane)
+        seen = _seen(tools, model) if needs_model else None
+        tile_size, margin = _tiles(across, seen, tile, halo)
+        bridged = across.thickness if gap is None and not follows else gap or 0
+        placed = replace(
+            job,
+            tile_size=tile_size,
+            halo=margin,
+            stacking=StackRules(axis=across.axis, block=z_block, gap=bridged),
+            prompts=asked and replace(asked, options={**asked.options, "axis": across.axis}),
+        )
+        return JobCommand(
+            job=_within(placed, across.geometry.voxel_volume, min_volume, max_volume),
+            tools=tools,
+            exporters=exporters,
+            log_json=log_json,
+            described=lambda planned: _described(planned, across),
+            warned=lambda planned: _unseen(planned, tools),
+        )
+
+    return JobOrder(
+        make=make, exporters=exporters, chosen=chosen, overwrite=overwrite, dry_run=dry_run
     )
-    planned = run.check()
-    for warning in _unseen(planned, tools):
-        run.progress.message(f"warning: {warning}")
-    if dry_run:
-        run.describe(planned)
-    else:
-        run.carry_out(chosen, overwrite=overwrite)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -307,7 +312,7 @@ def _prompt_spec(
         usage_error(f"{path} are the prompts; choose another output")
     if is_label_image(path) and options["space"] is not None:
         usage_error("a label image has no coordinates; leave out --space")
-    names = ("axis", "shown", "chosen") if is_label_image(path) else ("axis", "space")
+    names = ("shown", "chosen") if is_label_image(path) else ("space",)
     told = {name: options[name] for name in names}
     return PromptSpec(path=str(path), prompter="volume", options=told, window=window)
 

@@ -70,6 +70,7 @@ class VolumeSource:
             chunks of OME-Zarr that are missing as its fill value.
         allow_duplicates: keep the first of DICOM slices of one place.
         allow_truncated: leave out DICOM slices that are cut off.
+        flat: take an OME-Zarr image of one slice, as the fields of plates are.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class VolumeSource:
         allow_gaps: bool = False,
         allow_duplicates: bool = False,
         allow_truncated: bool = False,
+        flat: bool = False,
     ) -> None:
         given = locals()
         self._path = path
@@ -116,7 +118,9 @@ class VolumeSource:
     @property
     def digest(self) -> str:
         """SHA-256 of sizes, dates and headers, and of how the volume was opened."""
-        facts = json.dumps([asdict(self._info), self._options], sort_keys=True, default=str)
+        # an option that is younger than jobs which have to resume
+        told = {name: value for name, value in self._options.items() if name != "flat" or value}
+        facts = json.dumps([asdict(self._info), told], sort_keys=True, default=str)
         return hashlib.sha256(facts.encode() + self._opened.facts).hexdigest()
 
     def read(self, window: Window) -> NDArray[Any]:
@@ -191,7 +195,8 @@ class VolumeSource:
     def _describe(self) -> ImageInfo:
         geometry, dtype = self._opened.geometry, self._opened.voxels.dtype
         check_extent(geometry.shape, self._path)
-        check_depth(geometry.shape, self._path)
+        if not self._options["flat"]:
+            check_depth(geometry.shape, self._path)
         check_geometry(geometry, self._path)
         if dtype.kind not in "buif":
             raise InputError(f"{self._path} holds {dtype} voxels; expected real numbers")

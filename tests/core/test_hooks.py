@@ -60,6 +60,10 @@ class Everything:
         register(Thing("my-executor"))
 
     @hookimpl
+    def register_job_kinds(self, register):
+        register(Thing("my-kind"))
+
+    @hookimpl
     def register_commands(self, app):
         app.command("my-command")(lambda: None)
 
@@ -91,6 +95,7 @@ def test_objects_are_found_where_they_are_used(loaded: SimpleNamespace) -> None:
     assert found.segmenter("my-segmenter").name == "my-segmenter"
     assert found.exporter_for(Path("labels.mine")).name == "my-exporter"
     assert found.executor("my-executor").name == "my-executor"
+    assert [kind.name for kind in found.job_kinds()] == ["my-kind"]
 
 
 def test_commands_are_added(loaded: SimpleNamespace) -> None:

@@ -11,10 +11,14 @@ import samplat
 DOCS = Path(__file__).parents[2] / "docs"
 NAMED = re.findall(r"^::: (samplat\.\S+)$", (DOCS / "reference.md").read_text(), re.MULTILINE)
 
+FACE = "samplat.xarray."
+"""A module whose names are used with its own, and may be the same as those of the package."""
+
 
 @pytest.mark.parametrize("name", samplat.__all__)
 def test_every_public_name_is_in_the_reference_once(name: str) -> None:
-    assert [path.rpartition(".")[2] for path in NAMED].count(name) == 1
+    ours = [path.rpartition(".") for path in NAMED if not path.startswith(FACE)]
+    assert [own for _, _, own in ours].count(name) == 1
 
 
 @pytest.mark.parametrize("path", NAMED)
@@ -22,7 +26,7 @@ def test_the_reference_names_what_there_is(path: str) -> None:
     module, _, name = path.rpartition(".")
     home = vars(import_module(module))
     assert name in home
-    if name in samplat.__all__:
+    if name in samplat.__all__ and not path.startswith(FACE):
         assert home[name] is getattr(samplat, name)
 
 
