@@ -168,6 +168,7 @@ def test_volumes_lie_in_millimetres(tmp_path: Path) -> None:
     ((data, told, _),) = read_layers(str(tmp_path / "scan.nii"))
     np.testing.assert_array_equal(np.asarray(data), values.transpose())
     layer = Image(data, **told)
+    np.testing.assert_allclose(layer.scale, (3, 2, 1.5), atol=1e-5)
     x, y, z = (turned @ (2, 3, 4, 1))[:3]
     np.testing.assert_allclose(layer.data_to_world((4, 3, 2)), (z, -y, -x), atol=1e-5)
     assert (told["axis_labels"], [str(u) for u in layer.units]) == (
