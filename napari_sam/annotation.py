@@ -125,6 +125,7 @@ class Annotation:
                 ndim=ndim, name="points", size=self._point_size(), border_color="white", **place
             ),
         }
+        self.layers["labels"].editable = sheet.paintable
         self.layers["points"].mode = "add"
         self.layers["boxes"].mode = "add_rectangle"
         self.layers["labels"].events.paint.connect(self._on_paint)
@@ -138,14 +139,14 @@ class Annotation:
     def _wanted_place(self) -> Place:
         """Where sheets are to lie, so that the screen is on them."""
         shape, axes = shape_of(self.image), shown_axes(self.viewer, self.image)
+        old: Place | None = getattr(self, "_place_of_sheets", None)
         if axes is None:
-            return place_for(shape, (len(shape) - 2, len(shape) - 1), (0, 0), (0, 0))
+            return old or place_for(shape, (len(shape) - 2, len(shape) - 1), (0, 0), (0, 0))
         screen = screen_of(self.image, axes)
         middle = [(screen[axis].start + screen[axis].stop) / 2 for axis in axes]
         extent = [screen[axis].stop - screen[axis].start for axis in axes]
-        old = getattr(self, "_place_of_sheets", None)
         if old is not None and old.holds(screen) and max(old.steps) == step_for(extent):
-            return old  # type: ignore[no-any-return]
+            return old
         return place_for(shape, axes, middle, extent)
 
     def sheet_of(self, pixels: Any) -> tuple[Sheet, dict[str, Any]]:
@@ -167,6 +168,7 @@ class Annotation:
             layer, placed = self.layers[name], placed_on(self.image, place)
             layer.data = Sheet(array, place)
             layer.scale, layer.translate = placed["scale"], placed["translate"]
+        self.layers["labels"].editable = place.paintable
 
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
@@ -180,7 +182,7 @@ class Annotation:
         self.session.close()
 
     def _on_contrast(self, event: Any = None) -> None:
-        self.picture = picture_of(self.image)
+        self.picture, self._looked_at = picture_of(self.image), None
 
     def segment(self) -> None:
         """Ask the model."""

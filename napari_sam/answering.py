@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,12 +40,13 @@ class Picture:
     """True: the last axis of the data is colour."""
     limits: tuple[float, float] | None
     """Values shown black and white; None: uint8 that is shown as it is."""
+    levels: tuple[Any, ...] = ()
+    """The same at lower resolutions."""
 
     def read(self, plane: Plane, view: View) -> NDArray[np.uint8]:
         """Pixels HxW or HxWxbands of a part of a slice."""
-        axes = iter(view.cut)
-        cut = tuple(next(axes) if at is None else at for at in plane)
-        pixels: NDArray[Any] = np.asarray(self.data[cut])
+        data, cut = self._finest_needed(plane, view)
+        pixels: NDArray[Any] = np.asarray(data[cut])
         if self.bands:
             pixels = pixels[..., :3]  # how opaque they are is no colour
         if self.limits is None:
@@ -55,16 +57,42 @@ class Picture:
         shown: NDArray[np.uint8] = Stretch(low=low, high=high)(banded[None], valid[None])[0]
         return shown if self.bands else shown[..., 0]
 
+    def _finest_needed(self, plane: Plane, view: View) -> tuple[Any, tuple[Any, ...]]:
+        """What has every n-th pixel of a view, and where it has them."""
+        for data in reversed(self.levels):
+            factor = _factor(self.shape, data.shape, plane)
+            if factor and not any(n % factor for n in (view.step, *(c.start for c in view.cut))):
+                step = view.step // factor
+                cut = [slice(c.start // factor, -(-c.stop // factor), step) for c in view.cut]
+                return data, _in_plane(cut, plane)
+        return self.data, _in_plane(view.cut, plane)
+
+
+def _in_plane(cut: Sequence[slice], plane: Plane) -> tuple[Any, ...]:
+    axes = iter(cut)
+    return tuple(next(axes) if at is None else at for at in plane)
+
+
+def _factor(shape: Sequence[int], level: Sequence[int], plane: Plane) -> int:
+    """Pixels for one of a level, along both axes of a slice; 0 if they are no whole number."""
+    shown = [n for n, at in enumerate(plane) if at is None]
+    factor = round(shape[shown[0]] / level[shown[0]])
+    whole = all(
+        level[n] == (-(-shape[n] // factor) if at is None else shape[n])
+        for n, at in enumerate(plane)
+    )
+    return factor if whole else 0
+
 
 class Answerer:
     """A model and what it has seen. For one thread.
 
     Args:
         model: a name, or a checkpoint's path; loaded when something is asked.
-        cache: of embeddings; the shared one if not given.
+        cache: of embeddings, or the folder of a job's; the user's if not given.
     """
 
-    def __init__(self, model: str, cache: EmbeddingCache | None = None) -> None:
+    def __init__(self, model: str, cache: EmbeddingCache | Path | None = None) -> None:
         self.name = model
         self._cache = cache
         self._warm = False
@@ -99,10 +127,11 @@ class Answerer:
         about = (id(picture), question.plane, tuple(places[0]))
         view = centred_view(places, size) if self._cut == about else view_of(places, size)
         found, cut = self._look(picture, question, view, held, stale, second_look)
+        again = centred_view(places, size)
         # more of it is seen from a view that has it in its middle
-        if cut and second_look and self._cut != about:
+        if cut and second_look and again != view:
             self._cut = about
-            return self.answer(picture, question, held, stale)
+            found, _ = self._look(picture, question, again, held, stale, second_look)
         return Preview(question=question, candidates=found)
 
     def _look(
@@ -170,7 +199,10 @@ class Answerer:
         """Of any pixels, from the cache if they were seen before; for any thread."""
         from samplat import EmbeddingCache
 
-        self._cache = self._cache or EmbeddingCache()
+        if self._cache is None:
+            self._cache = EmbeddingCache()
+        elif isinstance(self._cache, Path):
+            self._cache = EmbeddingCache(self._cache, storage="full")  # as jobs keep them
         return self._cache.embed(self.model(), pixels)
 
     def model(self) -> Model:

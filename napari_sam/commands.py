@@ -27,6 +27,10 @@ def napari(
     session: Annotated[
         Path | None, typer.Option(help="Folder of the work; found by the image if not given.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of embeddings, as of `tile-segment`; the user's if not given."),
+    ] = None,
 ) -> None:
     """Open an image in napari, ready for clicks."""
     from samplat import InputError
@@ -35,4 +39,4 @@ def napari(
         raise InputError(f"expected a picture, a stack or a zarr folder, but there is no {image}")
     from napari_sam.opening import open_window
 
-    open_window(image, model, session).run()
+    open_window(image, model, session, cache).run()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from samplat import InputError
 
 POSITIVE, NEGATIVE, PREVIEW = "#2bd14f", "#f03a3a", "#ffd21f"
 """Colours of points on the object, of points beside it, and of the mask that is not committed."""
+AFFORDABLE, PATCHES = 2**24, 8
+"""Pixels of a slice that may be read to tell it from others, and patches a side of larger ones."""
 DIGITS = 6
 """Of positions: what transforms there and back lose is not a move."""
 
@@ -51,7 +55,11 @@ def picture_of(image: Any) -> Picture:
     if image.rgb and kind.kind == "f":
         low, high = 0.0, 1.0
     return Picture(
-        data=data, shape=shape, bands=bool(image.rgb), limits=None if plain else (low, high)
+        data=data,
+        shape=shape,
+        bands=bool(image.rgb),
+        limits=None if plain else (low, high),
+        levels=tuple(image.data[1:]) if image.multiscale else (),
     )
 
 
@@ -68,12 +76,22 @@ def _name_of(image: Any) -> str:
     if path:
         digest.update(str(Path(path).absolute() if Path(path).exists() else path).encode())
     else:
-        # a few hundred pixels of each axis tell images apart, however large they are
-        few = tuple(slice(None, None, max(1, n // 256)) for n in shape_of(image)[-2:])
         lead = tuple(n // 2 for n in shape_of(image)[:-2])
-        digest.update(np.ascontiguousarray(data[(*lead, *few)]).tobytes())
+        for part in _telling(shape_of(image)[-2:]):
+            digest.update(np.ascontiguousarray(data[(*lead, *part)]).tobytes())
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path or image.name).name).strip("-.")
     return f"{plain[:48] or 'image'}-{digest.hexdigest()[:12]}"
+
+
+def _telling(size: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Pixels of a slice that tell images apart: a few hundred of each axis, or patches of more."""
+    if prod(size) <= AFFORDABLE:
+        rows, columns = (slice(None, None, max(1, n // 256)) for n in size)
+        yield rows, columns
+        return
+    starts = [[n * k // PATCHES for k in range(PATCHES)] for n in size]
+    for y, x in product(*starts):
+        yield slice(y, y + 32), slice(x, x + 32)
 
 
 def placed_like(image: Any) -> dict[str, Any]:

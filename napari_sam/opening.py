@@ -32,7 +32,7 @@ def _is_ours(image: Path) -> bool:
     return image.suffix.lower() not in PLAIN and factory_for(str(image)) is not None
 
 
-def open_window(image: Path, model: str, session: Path | None) -> Window:
+def open_window(image: Path, model: str, session: Path | None, cache: Path | None = None) -> Window:
     """Open an image by our reader or napari's, and begin or go on with the work on it.
 
     Raises:
@@ -55,5 +55,6 @@ def open_window(image: Path, model: str, session: Path | None) -> Window:
         viewer.close()
         raise InputError(f"there is no image in {image} that napari's readers know")
     widget.models.setCurrentText(model)
+    widget.cache = cache
     widget.open(session)
     return Window(viewer=viewer, widget=widget, run=napari.run)

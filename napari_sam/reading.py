@@ -83,7 +83,8 @@ def read_layers(path: str | list[str]) -> list[LayerData]:
     if factory is None:
         raise InputError(f"nothing installed can open {name}; see `samplat plugins`")
     source = factory.open(name, **FIRST.get(factory.name, {}))
-    described = {"path": name, "factory": factory.name}
+    place = str(Path(name).absolute()) if Path(name).exists() else name
+    described = {"path": place, "factory": factory.name}
     return [_layer(each, band, described) for each, band in _banded(source)]
 
 
@@ -95,7 +96,7 @@ def _banded(source: Any) -> list[tuple[Any, str | None]]:
     if len(names) <= 1 or (coloured and len(names) == count):
         return [(source, None)]
     if len(names) > MOST_LAYERS:
-        return [(_Stacked(source), None)]
+        return [(_Stacked([source.with_bands([n]) for n in range(len(names))]), None)]
     rest = range(count if coloured else 0, len(names))
     whole = [(source, None)] if coloured else []
     return [*whole, *((source.with_bands([n]), names[n]) for n in rest)]
@@ -104,22 +105,14 @@ def _banded(source: Any) -> list[tuple[Any, str | None]]:
 class _Stacked:
     """Many bands of a source, along an axis of their own."""
 
-    def __init__(self, source: Any) -> None:
-        self.bands = [source.with_bands([n]) for n in range(len(source.band_names))]
-        self.info = self.bands[0].info
-        self.coloured, self.masked = False, getattr(source, "masked", False)
+    def __init__(self, bands: Sequence[Any]) -> None:
+        self.bands, self.info = list(bands), bands[0].info
 
-    def levels(self) -> list[Any]:
+    def levels(self) -> list[_Stacked]:
         """The same at lower resolutions."""
         if not hasattr(self.bands[0], "levels"):
             return []
-        made = []
-        for bands in zip(*(band.levels() for band in self.bands), strict=True):
-            level = object.__new__(_Stacked)
-            level.bands, level.info = list(bands), bands[0].info
-            level.coloured, level.masked = False, self.masked
-            made.append(level)
-        return made
+        return [_Stacked(bands) for bands in zip(*(b.levels() for b in self.bands), strict=True)]
 
 
 def _layer(source: Any, band: str | None, described: dict[str, Any]) -> LayerData:
@@ -129,25 +122,12 @@ def _layer(source: Any, band: str | None, described: dict[str, Any]) -> LayerDat
     stretch = registry().rescaler("percentile").fit(first)
     levels = [source, *(source.levels() if hasattr(source, "levels") else ())]
     arrays = [_array(each, stretch) for each in levels]
-    info: ImageInfo = source.info
     stem = Path(described["path"]).name
-    about = {
-        "samplat": {
-            **described,
-            "shape": list(info.shape),
-            "index_to_world": [list(row) for row in info.index_to_world],
-            "spacing": list(info.spacing),
-            "crs": info.crs,
-        },
-        "crs": info.crs,
-        "nodata": info.nodata,
-        **({} if _is_volume(first) else {"origin": ground_origin(info)}),
-    }
     given: dict[str, Any] = {
         "name": stem if band is None else f"{stem} {band}",
-        "metadata": about,
+        "metadata": _about(source.info, _is_volume(first), described),
         "multiscale": len(arrays) > 1,
-        **placed(info, _is_volume(first), len(arrays[0].shape) - _is_rgb(first)),
+        **placed(source.info, _is_volume(first), arrays[0].ndim - _is_rgb(first)),
     }
     if _is_rgb(first):
         given["rgb"] = True
@@ -157,6 +137,19 @@ def _layer(source: Any, band: str | None, described: dict[str, Any]) -> LayerDat
     return (arrays if len(arrays) > 1 else arrays[0]), given, "image"
 
 
+def _about(info: ImageInfo, volume: bool, described: dict[str, Any]) -> dict[str, Any]:
+    """What a layer tells of its file: for people, and for what is written of its labels."""
+    told = {
+        **described,
+        "shape": list(info.shape),
+        "index_to_world": [list(row) for row in info.index_to_world],
+        "spacing": list(info.spacing),
+        "crs": info.crs,
+    }
+    about = {"samplat": told, "crs": info.crs, "nodata": info.nodata}
+    return about if volume else {**about, "origin": ground_origin(info)}
+
+
 def _is_rgb(source: Any) -> bool:
     return bool(getattr(source, "coloured", False))
 
@@ -164,13 +157,7 @@ def _is_rgb(source: Any) -> bool:
 def _array(source: Any, stretch: Stretch) -> Lazy:
     """The pixels as napari shows them: planes without an axis z where there is one slice."""
     if isinstance(source, _Stacked):
-        inner = [_array(band, stretch) for band in source.bands]
-
-        def stacked(window: Window) -> NDArray[Any]:
-            some = inner[window[0]]
-            return np.stack([each[window[1:]] for each in some])
-
-        return Lazy((len(inner), *inner[0].shape), inner[0].dtype, stacked)
+        return _stacked([_array(band, stretch) for band in source.bands])
     info: ImageInfo = source.info
     flat, rgb = info.shape[0] == 1 and not _is_volume(source), _is_rgb(source)
     lead = () if flat else (info.shape[0],)
@@ -186,6 +173,13 @@ def _array(source: Any, stretch: Stretch) -> Lazy:
 
     dtype = np.uint8 if rgb else info.dtype
     return Lazy((*lead, *info.shape[1:], *tail), dtype, read)
+
+
+def _stacked(bands: list[Lazy]) -> Lazy:
+    def read(window: Window) -> NDArray[Any]:
+        return np.stack([each[window[1:]] for each in bands[window[0]]])
+
+    return Lazy((len(bands), *bands[0].shape), bands[0].dtype, read)
 
 
 def _is_volume(source: Any) -> bool:

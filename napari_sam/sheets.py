@@ -18,6 +18,8 @@ from napari_sam.lazy import Indexed
 
 SIDE = 2048
 """Pixels a side of a plane that is shown whole, and of a sheet of a larger one."""
+PAINTED = 4
+"""Pixels of the image for one of the sheet up to which it may be painted on: strokes are whole."""
 SEEN = 0.6
 """Share of a sheet's side that the screen takes at most when it is laid, to leave room to move."""
 
@@ -30,6 +32,11 @@ class Place:
     """The pixels of the image that it stands for."""
     steps: tuple[int, ...]
     """Pixels of the image for one of the sheet, along each axis."""
+
+    @property
+    def paintable(self) -> bool:
+        """Whether a stroke over all of it is of pixels that memory holds."""
+        return max(self.steps) <= PAINTED
 
     def holds(self, window: Window) -> bool:
         """Whether all of a window lies on it."""

@@ -1,7 +1,7 @@
 """Which part of a slice is looked at: a whole small one, else a tile of those of `tile-segment`.
 
-Tiles are those that a batch job of the default tile size reads, so that what it embedded is at
-hand; few of them lie under the screen, so that they can be embedded before anybody clicks.
+Tiles are those that a job reads with a model that sees `SIDE` pixels, so that what it embedded is
+at hand; few of them lie under the screen, so that they can be embedded before anybody clicks.
 """
 
 from __future__ import annotations
@@ -113,7 +113,12 @@ def views_over(screen: tuple[slice, slice], size: tuple[int, int]) -> Iterator[V
         off = [(i + 0.5) * TILE - m for i, m in zip(number, middle, strict=True)]
         return any(i not in r for i, r in zip(number, shown, strict=True)), float(np.hypot(*off))
 
-    yield from (_tile(number, size) for number in sorted(product(*around), key=order))
+    found: list[View] = []
+    for number in sorted(product(*around), key=order):
+        # a sliver may be shown by what its neighbour is, too
+        if (view := _tile(number, size)) not in found:
+            found.append(view)
+            yield view
 
 
 def _number(at: float, length: int) -> int:

@@ -91,6 +91,8 @@ class SegmentWidget(QWidget):
         super().__init__()
         self.viewer = napari_viewer
         self.folder = folder or home() / "napari"
+        self.cache: Path | None = None
+        """Folder of embeddings; None: the user's."""
         self.annotation: Annotation | None = None
         self._filling = False
         self._bound: keys.Bound | None = None
@@ -203,7 +205,7 @@ class SegmentWidget(QWidget):
         path = folder or folder_of(self.folder, image)
         about = {"name": image.name, "path": str(getattr(image.source, "path", None) or "")}
         session = Session(path, shape_of(image), about)
-        answerer = Answerer(self.models.currentText())
+        answerer = Answerer(self.models.currentText(), self.cache)
         try:
             self.annotation = Annotation(
                 self.viewer, image, session, answerer, self._worker, self._slow, self._refresh

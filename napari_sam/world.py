@@ -47,9 +47,11 @@ def placed(info: ImageInfo, volume: bool, ndim: int) -> dict[str, Any]:
         given["scale"] = [1.0] * extra + np.diag(linear).tolist()
         given["translate"] = [0.0] * extra + origin.tolist()
         return given
+    # the scale tells how large pixels are, the affine how they are turned
+    size = np.linalg.norm(linear, axis=0)
     affine = np.eye(ndim + 1)
-    affine[extra:-1, extra:-1], affine[extra:-1, -1] = linear, origin
-    return given | {"affine": affine}
+    affine[extra:-1, extra:-1], affine[extra:-1, -1] = linear / size, origin
+    return given | {"scale": [1.0] * extra + size.tolist(), "affine": affine}
 
 
 def _on_ground(matrix: NDArray[np.float64], info: ImageInfo) -> tuple[Any, Any]:

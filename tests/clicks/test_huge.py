@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from samplat import JobError
 SHAPE = (3, 40, 50)
 SIDE_OF_HUGE = 50_000
 MIDDLE = (30_300, 20_400)
+SHOWN = 800
+"""Rows of the finest level that napari reads itself to show them, at most: the canvas's."""
 
 
 def cuts(data: st.DataObject, shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -137,7 +140,7 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What is read of the finest level, encoded and decoded from now on."""
+    """What is read of the finest level for the model, encoded and decoded from now on."""
     import samplat.cache
     import samplat.prediction
     from samplat_raster.source import RasterSource
@@ -146,7 +149,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     read, embed, predict = RasterSource.read, samplat.cache.embed, samplat.prediction.predict
 
     def reading(source: RasterSource, window: Any) -> Any:
-        if source.info.shape[1] == SIDE_OF_HUGE:
+        if source.info.shape[1] == SIDE_OF_HUGE and window.shape[1] >= SHOWN:
             found["reads"].append(window.shape[1:])
         return read(source, window)
 
@@ -230,3 +233,28 @@ def test_brush_eraser_fill_and_undo_on_a_sheet(viewer: Any, huge: Path, tmp_path
     viewer.camera.zoom /= 8
     wait(lambda: labels.data.place.steps[0] > 1)
     assert np.ptp(seen(viewer, world(-60, 40))) > 40
+
+
+def test_what_is_on_the_screen_is_encoded_before_a_click_which_ends_that(
+    viewer: Any, huge: Path, tmp_path: Path, counts: dict[str, Any]
+) -> None:
+    from qtpy.QtWidgets import QApplication
+
+    (image,) = viewer.open(str(huge), plugin="samplat")
+    widget = opened(viewer, tmp_path)
+    viewer.camera.zoom = 1 / image.scale[0]
+    viewer.camera.center = image.data_to_world(MIDDLE)
+    wait(lambda: counts["encodes"] >= 2)
+    click(viewer, image.data_to_world(MIDDLE))
+    wait(lambda: answered(widget))
+    known = dict(counts, reads=list(counts["reads"]))
+    assert known["encodes"] == len(known["reads"]) <= 4  # those ahead, none for the click
+    end = time.monotonic() + 0.5
+    while time.monotonic() < end:
+        QApplication.processEvents()
+    assert counts == known
+    press(viewer, "C")  # nothing is asked any more
+    wait(lambda: counts["encodes"] > known["encodes"])
+    viewer.layers.remove(image)  # while that goes on
+    assert widget.annotation is None
+    assert "removed" in widget.told.text()

@@ -16,6 +16,7 @@ from clicks.gui import seen, wait
 from napari_sam import reading
 from napari_sam.lazy import Lazy
 from napari_sam.reading import get_reader, read_layers
+from napari_sam.views import view_of
 from samplat import InputError
 
 BYTES = np.random.default_rng(5).integers(1, 250, (5, 70, 90)).astype(np.uint8)
@@ -167,6 +168,7 @@ def test_volumes_lie_in_millimetres(tmp_path: Path) -> None:
     ((data, told, _),) = read_layers(str(tmp_path / "scan.nii"))
     np.testing.assert_array_equal(np.asarray(data), values.transpose())
     layer = Image(data, **told)
+    np.testing.assert_allclose(layer.scale, (3, 2, 1.5), atol=1e-5)
     x, y, z = (turned @ (2, 3, 4, 1))[:3]
     np.testing.assert_allclose(layer.data_to_world((4, 3, 2)), (z, -y, -x), atol=1e-5)
     assert (told["axis_labels"], [str(u) for u in layer.units]) == (
@@ -250,3 +252,36 @@ def test_the_window_shows_a_raster_where_it_lies(viewer: Any, tmp_path: Path) ->
     assert seen(viewer, layer.data_to_world((20, 30))).min() > 200
     assert seen(viewer, layer.data_to_world((19, 30))).max() < 50
     assert seen(viewer, layer.data_to_world((20, 31))).max() < 50
+
+
+@pytest.mark.parametrize("kind", ["grey", "colours"])
+def test_what_a_job_embedded_is_not_encoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A click in a tile of `tile-segment --cache`, on a raster that has to be stretched."""
+    import subprocess
+    import sys
+
+    from napari.layers import Image
+    from skimage import data
+
+    from napari_sam.answering import Answerer
+    from napari_sam.layers import picture_of
+
+    ground = np.tile(data.coins(), (6, 5))[None, :1900, :1800].astype(np.uint16) * 7 + 100
+    bands = ground if kind == "grey" else np.concatenate([ground, ground[:, ::-1], ground // 2])
+    colours = {} if kind == "grey" else {"photometric": "RGB"}
+    path = write_raster(tmp_path / "image.tif", bands, **colours)
+    command = ["tile-segment", path, str(tmp_path / "out.tif"), "--points-per-side", "2"]
+    tiles = ["--tile-size", "768", "--halo", "128", "--window", "768,768,768,768"]
+    options = [*tiles, "--cache", str(tmp_path / "cache")]
+    subprocess.run([sys.executable, "-m", "samplat", *command, *options], check=True)
+
+    ((levels, told, _),) = read_layers(path)
+    picture = picture_of(Image(levels, **told))
+    answerer = Answerer("samplat-tiny", tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr("samplat.cache.embed", None)  # would fail
+        view = view_of(np.array([[1000.0, 1100.0]]), (1900, 1800))
+        answerer.embedding(picture, (None, None), view)
+    assert (view.rows, view.columns) == (slice(640, 1664), slice(640, 1664))
