@@ -309,6 +309,19 @@ class Sessions(RuleBasedStateMachine):
         self.commit(False, boxes)
 
     @precondition(lambda self: self.model.objects)
+    @rule(
+        data=st.data(),
+        position=inside,
+        slices=st.dictionaries(st.integers(0, SHAPE[0] - 1), answers, min_size=1, max_size=3),
+    )
+    def correct_volume(self, data: st.DataObject, position: Any, slices: Any) -> None:
+        """Refine what there is, and follow it: on slices where it is not found it is no more."""
+        self.refine(data.draw(st.sampled_from(sorted(self.model.objects))))
+        self.point(position, True)
+        self.follow(slices)
+        self.commit(False, [(0, 0)])
+
+    @precondition(lambda self: self.model.objects)
     @rule(data=st.data(), start=inside)
     def touch_finished(self, data: st.DataObject, start: Any) -> None:
         """Finish an object, then paint with its number."""
