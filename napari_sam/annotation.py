@@ -185,13 +185,18 @@ class Annotation:
         self.picture, self._looked_at = picture_of(self.image), None
 
     def segment(self) -> None:
-        """Ask the model."""
-        self._ask()
+        """Ask the model again, of the slice or of the volume."""
+        if self.following.on:
+            self.follow()
+        else:
+            self._ask()
 
     def commit(self) -> None:
         """The mask that is shown becomes an object."""
         if self.following.on and self.session.state.stack is None:
-            self.told = "the object is being followed; wait, or cancel it and commit what is there"
+            self.told = "the object is still being followed; wait, or stop it and commit that part"
+            if not self.following.busy:
+                self.told = "the object was followed from other prompts; follow it again first"
             self._changed()
             return
 
@@ -206,13 +211,14 @@ class Annotation:
     def follow(self) -> None:
         """Follow what the prompts point at through the volume."""
         self.told = ""
-        self._worker.cancel()
-        self.busy = ""
         self.following.over = self.over
         try:
             self.following.start(self.picture)
         except SamplatError as error:
             self.told = str(error)
+        else:
+            self._worker.cancel()
+            self.busy = ""
         self._show()
 
     def single(self) -> None:
@@ -237,6 +243,15 @@ class Annotation:
         if axis + dims.ndim - image.ndim in dims.displayed:
             return -1
         return round(float(image.world_to_data(dims.point[-image.ndim :])[axis]))
+
+    @property
+    def slice_axis(self) -> int | None:
+        """The axis of the image that objects are followed along now; None without one."""
+        if self.following.on:
+            return self.following.axis
+        lead = self.viewer.dims.ndim - self.image.ndim
+        shown = [n - lead for n in self.viewer.dims.displayed]
+        return max((n for n in range(self.image.ndim) if n not in shown), default=None)
 
     def look_at_worst(self) -> None:
         """Show the slice of the followed object that is least sure."""

@@ -111,6 +111,10 @@ class Automatic:
         if (found := self._found) is None:
             return
         masks = found.chosen(self.choice)
+        if not len(masks):
+            self.told = "no mask passes; lower the sliders"
+            self._changed()
+            return
         axes = tuple(n for n, at in enumerate(found.plane) if at is None)
         scores = [float(each) for each in masks.predicted_iou]
         over, block = self._annotation.over, found.block(masks)

@@ -101,7 +101,8 @@ class Following:
             InputError: there are none, or the image is no volume.
         """
         asked = stack_question(self._session.state, extent=self.extent, three=self.three)
-        if self._asked is not None and self._asked.axis != asked.axis:
+        before = self._asked
+        if before is not None and (before.plane, before.axes) != (asked.plane, asked.axes):
             self._clear()
         self._stop()
         self.on, self.told, self._asked = True, "", asked
@@ -119,10 +120,7 @@ class Following:
     def _work(
         self, picture: Picture, asked: StackQuestion, enough: threading.Event
     ) -> Callable[[Stale], Followed]:
-        before = self._last
-        usable = before is not None and before[0] is picture
-        same = usable and before is not None and before[1].preview.question.plane == asked.plane
-        earlier = before[1].memory if same and before is not None else None
+        earlier = self._memory(picture, asked)
         spacing, over = spacing_of(self._image, asked.stacked), self.over
 
         def work(stale: Stale) -> Followed:
@@ -142,6 +140,13 @@ class Following:
             )
 
         return work
+
+    def _memory(self, picture: Picture, asked: StackQuestion) -> Any:
+        """Of what was followed last, if it lies in the same stack of the same picture."""
+        if self._last is None or self._last[0] is not picture:
+            return None
+        found = self._last[1]
+        return found.memory if found.preview.question.plane == asked.plane else None
 
     def _taken(self, asked: StackQuestion, *, over: bool) -> NDArray[np.bool_]:
         """Pixels of the stack that other objects keep."""

@@ -29,6 +29,7 @@ class VolumePanel(QWidget):
         self.three = QCheckBox("Look along all three axes")
         self.ranged = QCheckBox("Only slices")
         self.first, self.last = QSpinBox(), QSpinBox()
+        self.last.setValue(self.last.maximum())
         self.strip = ConfidenceStrip(self._go)
         self.told = QLabel("")
         self.told.setWordWrap(True)
@@ -73,18 +74,32 @@ class VolumePanel(QWidget):
     def attach(self, annotation: Annotation | None) -> None:
         """Be about this one from now on."""
         if self._annotation is not None:
-            self._annotation.viewer.dims.events.current_step.disconnect(self._show_strip)
+            self._listen(self._annotation, "disconnect")
         self._annotation = annotation
         self.setEnabled(annotation is not None and annotation.image.ndim > 2)
         if annotation is None:
             return
-        longest = max(annotation.session.labels.shape)
-        for number in (self.first, self.last):
-            number.setRange(0, longest - 1)
-        self.last.setValue(longest - 1)
-        annotation.viewer.dims.events.current_step.connect(self._show_strip)
+        self._listen(annotation, "connect")
         self._choose()
         self.refresh()
+
+    def _listen(self, annotation: Annotation, how: str) -> None:
+        events = annotation.viewer.dims.events
+        getattr(events.current_step, how)(self._show_strip)
+        getattr(events.order, how)(self._fit_range)
+
+    def _fit_range(self, event: Any = None) -> None:
+        """As many slices as there are; a range that was all of them is all of them again."""
+        annotation = self._annotation
+        if annotation is None or (axis := annotation.slice_axis) is None:
+            return
+        most = annotation.session.labels.shape[axis] - 1
+        if self.last.maximum() != most:
+            whole = self.last.value() == self.last.maximum()
+            for number in (self.first, self.last):
+                number.setRange(0, most)
+            if whole:
+                self.last.setValue(most)
 
     def _choose(self) -> None:
         if self._annotation is None:
@@ -98,6 +113,7 @@ class VolumePanel(QWidget):
         """Show what the annotation says."""
         if self._annotation is None:
             return
+        self._fit_range()
         following = self._annotation.following
         self.cancel.setEnabled(following.busy)
         self.single.setEnabled(following.on)

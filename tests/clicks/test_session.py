@@ -37,11 +37,13 @@ from napari_sam.state import (
     committed,
     deleted,
     described,
+    gathered,
     next_candidate,
     question,
     refining,
     removed,
     stack_question,
+    suggested,
 )
 from samplat import InputError, JobError
 
@@ -245,6 +247,46 @@ class Sessions(RuleBasedStateMachine):
     def z(prompt: Any) -> int:
         return int(prompt.place[0])
 
+    @rule(number=st.integers(1, 4), position=inside)
+    def suggest(self, number: int, position: Any) -> None:
+        """A label's pixels as a prompt: of an object to refine it, of nobody's for the draft."""
+        self.prune()
+        region = Region(pixels=block_of(np.ones((1, 1, 2)), position))
+        target = number if number < 4 else None
+        unknown = target is not None and target not in self.model.objects
+        if target not in (None, self.model.target) and (unknown or number in self.model.finished()):
+            with pytest.raises(InputError):
+                self.session.do(suggested, region, AXES, target)
+            return
+        self.session.do(suggested, region, AXES, target)
+        self.step()
+        if target not in (None, self.model.target):
+            self.model.prompts, self.model.target = [], target
+        self.model.prompts.append(region)
+        self.model.chosen = 0
+
+    @rule(z=st.integers(0, SHAPE[0] - 1), boxes=answers, over=st.booleans())
+    def gather(self, z: int, boxes: Any, over: bool) -> None:
+        """Masks without prompts, of which the first has the pixels that several cover."""
+        self.prune()
+        found = np.zeros(SHAPE[1:], int)
+        for n, (y, x) in reversed(list(enumerate(boxes, 1))):
+            found[y : y + 5, x : x + 7] = n
+        block, scores = block_of(found[None], (z, 0, 0)), [0.5] * len(boxes)
+        part = self.model.labels[z]
+        found[np.isin(part, self.model.finished()) if over else part != 0] = 0
+        if not found.any():
+            with pytest.raises(InputError):
+                self.session.do(gathered, block, scores, AXES, self.session.read, over=over)
+            return
+        self.session.do(gathered, block, scores, AXES, self.session.read, over=over)
+        self.step()
+        for n in sorted(set(found[found > 0].tolist())):
+            self.model.labels[z][found == n] = self.model.following
+            plain = {"kind": "", "status": "open", "note": "", "prompts": []}
+            self.model.objects[self.model.following] = plain
+            self.model.following += 1
+
     @rule(number=st.integers(1, 3))
     def refine(self, number: int) -> None:
         self.prune()
@@ -264,6 +306,19 @@ class Sessions(RuleBasedStateMachine):
         self.refine(data.draw(st.sampled_from(sorted(self.model.objects))))
         self.point(position, True)
         self.commit(False, boxes)
+
+    @precondition(lambda self: self.model.objects)
+    @rule(
+        data=st.data(),
+        position=inside,
+        slices=st.dictionaries(st.integers(0, SHAPE[0] - 1), answers, min_size=1, max_size=3),
+    )
+    def correct_volume(self, data: st.DataObject, position: Any, slices: Any) -> None:
+        """Refine what there is, and follow it: on slices where it is not found it is no more."""
+        self.refine(data.draw(st.sampled_from(sorted(self.model.objects))))
+        self.point(position, True)
+        self.follow(slices)
+        self.commit(False, [(0, 0)])
 
     @precondition(lambda self: self.model.objects)
     @rule(data=st.data(), start=inside)

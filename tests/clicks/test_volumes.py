@@ -155,6 +155,7 @@ def test_any_plane_and_any_scale(
     press(viewer, "Shift-S")
     wait(lambda: followed(widget))
     assert following(widget).axis == axis
+    assert widget.volume.last.value() == widget.volume.last.maximum() == SHAPE[axis] - 1
     press(viewer, "C")
     assert dice(widget.annotation.session.labels == 1, scan[1]) > 0.95
 
