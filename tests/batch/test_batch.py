@@ -117,6 +117,11 @@ def test_what_is_done_is_not_done_again_unless_it_has_to_be(folder: Path, sampla
     Path("segmented/scene.tif").unlink()
     assert "items: 1 to do" in samplat(*batch)[2]
     assert Path("segmented/scene.tif").exists()
+    # another output is written from what is there
+    code, _, err = samplat(*batch, "--to", ".tif", "--to", ".gpkg")
+    assert "items: 1 to do" in err
+    assert Path("segmented/scene.gpkg").exists()
+    assert samplat(*batch)[0] == 0
     # another image under the same name, and other options
     write_scene(folder / "scene.tif", seed=9)
     code, _, err = samplat(*batch)
