@@ -18,6 +18,9 @@ from samplat.job import Plan, Segmenter, SegmentJob, Tools
 from samplat.pixels import ImageSource
 from samplat.stack_answers import StackSegmenter
 
+KEPT = 2
+"""The latest segmenters are kept for jobs to come, no more: jobs may differ in models."""
+
 AnySegmenter = Segmenter | PromptedSegmenter | StackSegmenter
 
 
@@ -133,10 +136,12 @@ class Segmenters:
             if not self._wanted:
                 return load_segmenter(planned.job, tools)
             key = segmenter_key(planned, tools)
-            if key not in self._made:
-                # with its tools, so that nothing else gets their number
-                self._made[key] = (tools, load_segmenter(planned.job, tools))
-            return self._made[key][1]
+            # with its tools, so that nothing else gets their number
+            made = self._made.pop(key, None) or (tools, load_segmenter(planned.job, tools))
+            self._made[key] = made
+            while len(self._made) > KEPT:
+                del self._made[next(iter(self._made))]
+            return made[1]
 
 
 def segmenter_key(planned: Plan, tools: Tools) -> str:

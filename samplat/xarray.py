@@ -102,7 +102,9 @@ def segment(
     tools = tools or registry()
     array = _Array.of(image)
     job = _job(array, job_dir, model, tile_size, halo, tools, options)
-    threads = at_once or _threads()
+    threads = _threads() if at_once is None else at_once
+    if threads < 1:
+        raise InputError(f"at_once must be at least 1, got {at_once}")
     graph = _Graph(array=array, job=job, tools=tools, overwrite=overwrite, at_once=threads)
     lazy = graph.labels()
     labels = lazy if array.is_lazy else lazy.compute(scheduler="synchronous")

@@ -190,6 +190,8 @@ def _to_do(
             continue
         was, wanted = request_in(record), request_of(item)
         changed = [n for n in sorted({*was, *wanted}) if was.get(n) != wanted.get(n)]
+        elsewhere = "outputs" in changed  # which takes no new job
+        changed = [name for name in changed if name != "outputs"]
         if facts_of(item) != record.facts:
             changed.append("the file itself")
         if record.outcome != "failed" and changed and not overwrite:
@@ -199,7 +201,8 @@ def _to_do(
             )
         retried = retry_failed and record.outcome != "done"
         missing = record.outcome == "done" and not all(map(Path.exists, item.outputs))
-        if retried or missing or (changed and overwrite):
+        moved = elsewhere and record.outcome != "failed"
+        if retried or missing or moved or (changed and overwrite):
             found.append(Task(item=item, anew=bool(changed)))
     return found
 

@@ -263,6 +263,7 @@ def test_a_scheduler_of_threads_and_one_of_processes_agree(tmp_path: Path) -> No
         (xr.DataArray(np.zeros((0, 5))), {}, "expected real numbers, got float64 of shape"),
         (xr.DataArray(np.zeros((5, 5))), {"prompts": 1}, "prompts is not taken here"),
         (xr.DataArray(np.zeros((5, 5))), {"tile_sise": 1}, "unknown option: .*tile_sise"),
+        (xr.DataArray(np.zeros((5, 5))), {"at_once": 0}, "at_once must be at least 1, got 0"),
         (xr.DataArray(np.zeros((5, 5))), {"min_area": -1}, "min_area must be at least 0"),
         (xr.DataArray(np.zeros((5, 5))), {"segmenter": "steam"}, "no segmenter called 'steam'"),
         (xr.DataArray(np.zeros((5, 5))), {"rescaler": "steam"}, "no rescaler called 'steam'"),

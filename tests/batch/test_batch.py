@@ -117,6 +117,11 @@ def test_what_is_done_is_not_done_again_unless_it_has_to_be(folder: Path, sampla
     Path("segmented/scene.tif").unlink()
     assert "items: 1 to do" in samplat(*batch)[2]
     assert Path("segmented/scene.tif").exists()
+    # another output is written from what is there
+    code, _, err = samplat(*batch, "--to", ".tif", "--to", ".gpkg")
+    assert "items: 1 to do" in err
+    assert Path("segmented/scene.gpkg").exists()
+    assert samplat(*batch)[0] == 0
     # another image under the same name, and other options
     write_scene(folder / "scene.tif", seed=9)
     code, _, err = samplat(*batch)
@@ -272,6 +277,25 @@ def test_one_model_serves_all_items(
     assert not workbench.SEGMENTERS._made
 
 
+def test_few_of_many_different_models_are_kept(
+    folder: Path, samplat: Samplat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = []
+    load = workbench.load_segmenter
+
+    def counted(job, tools):
+        most.append(len(workbench.SEGMENTERS._made))
+        return load(job, tools)
+
+    monkeypatch.setattr(workbench, "load_segmenter", counted)
+    monkeypatch.setattr(workbench, "segmenter_key", lambda planned, tools: planned.job.job_dir)
+    for seed in (4, 5, 6):
+        write_scene(folder / f"scene-{seed}.tif", seed=seed, shape=(20, 20))
+    assert samplat("batch", "scene*.tif", *QUICK, "--executor", "serial")[0] == 0
+    # a job asks twice: before its directory is claimed, and for its tiles
+    assert most == [0, 1, 2, 2]
+
+
 @pytest.mark.parametrize("tiles", [(4,), (1, 1, 1, 1), (1, 3)])
 def test_tiles_of_one_item_or_of_many_load_all_workers(tiles: tuple[int, ...]) -> None:
     from samplat.executors import ThreadsExecutor
@@ -343,3 +367,35 @@ def test_volumes_of_one_name_need_folders_of_their_own(folder: Path, samplat: Sa
     assert code == 0, err
     assert Path("segmented/a/scan.nii.gz").exists()
     assert Path("segmented/b/scan.nii.gz").exists()
+
+
+def test_one_thread_runs_the_model_for_all_items() -> None:
+    from samplat.executors import OverlappingExecutor
+
+    threads: set[str] = set()
+    done: list[tuple[str, int]] = []
+
+    class Steps:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        @property
+        def stages(self):
+            def find(index, seen):
+                threads.add(threading.current_thread().name)
+                return seen
+
+            return (lambda index: index), find, lambda index, found: (self.name, found)
+
+    def job(lane, name: str) -> None:
+        done.extend(lane.map(Steps(name), range(20)))
+
+    with running.sharing(OverlappingExecutor()) as (shared, several):
+        assert several == 2
+        led = [threading.Thread(target=job, args=(shared, name)) for name in ("a", "b")]
+        for thread in led:
+            thread.start()
+        for thread in led:
+            thread.join(30)
+    assert sorted(done) == [(name, index) for name in ("a", "b") for index in range(20)]
+    assert len(threads) == 1
