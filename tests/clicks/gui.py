@@ -30,9 +30,10 @@ def opened(viewer: Any, folder: Path) -> SegmentWidget:
 
 
 def answered(widget: SegmentWidget) -> bool:
-    """Whether the mask of the present question is there."""
-    assert widget.annotation is not None
-    return widget.annotation.session.state.candidate is not None
+    """Whether the finished mask of the present question is there."""
+    mine = widget.annotation
+    assert mine is not None
+    return mine.session.state.candidate is not None and not mine.busy
 
 
 def seen(viewer: Any, world: Sequence[float]) -> NDArray[np.int64]:

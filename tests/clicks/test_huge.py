@@ -145,7 +145,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     import samplat.prediction
     from samplat_raster.source import RasterSource
 
-    found: dict[str, Any] = {"reads": [], "encodes": 0, "decodes": 0}
+    found: dict[str, Any] = {"reads": [], "encodes": 0, "looks": []}
     read, embed, predict = RasterSource.read, samplat.cache.embed, samplat.prediction.predict
 
     def reading(source: RasterSource, window: Any) -> Any:
@@ -158,7 +158,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return embed(*arguments)
 
     def decoding(*arguments: Any, **options: Any) -> Any:
-        found["decodes"] += 1
+        found["looks"].append("second" if options.get("second_look", True) else "first")
         return predict(*arguments, **options)
 
     monkeypatch.setattr(RasterSource, "read", reading)
@@ -176,19 +176,21 @@ def test_a_click_on_50_000_squared_reads_one_tile(
     wait(lambda: not widget.annotation.busy)
     viewer.reset_view()
     wait(lambda: image.data_level == 2)
-    assert counts == {"reads": [], "encodes": 0, "decodes": 0}
+    assert counts == {"reads": [], "encodes": 0, "looks": []}
 
     click(viewer, image.data_to_world(MIDDLE))  # a screen's pixel is 90 of the image
     (point,) = widget.annotation.session.state.draft.prompts
     assert np.abs(np.subtract(point.position, MIDDLE)).max() < 100
+    wait(lambda: widget.annotation.session.state.candidate is not None)
+    assert counts["looks"][0] == "first"  # it is shown after one decode
     wait(lambda: answered(widget))
-    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "decodes": 1}
+    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "looks": ["first", "second"]}
     mask = widget.annotation.session.state.candidate.mask
     np.testing.assert_allclose(mask.start, np.subtract(MIDDLE, 150), atol=8)
     wait(lambda: True)
     press(viewer, "C")
     assert widget.annotation.session.labels[MIDDLE] == 1
-    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "decodes": 1}
+    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "looks": ["first", "second"]}
 
     viewer.camera.zoom = 0.5 / image.scale[0]
     viewer.camera.center = image.data_to_world(MIDDLE)

@@ -236,9 +236,9 @@ class Slow(Answerer):
 
     free = threading.Event()
 
-    def answer(self, *arguments: Any) -> Any:
+    def answer(self, *arguments: Any, **options: Any) -> Any:
         self.free.wait(20)
-        return super().answer(*arguments)
+        return super().answer(*arguments, **options)
 
     def prepare(self, *arguments: Any) -> None:
         pass
