@@ -522,7 +522,8 @@ class Annotation:
 
     def _show_shapes(self, shapes: Sequence[tuple[Any, str, str]]) -> None:
         layer = self.layers["boxes"]
-        if _same([data for data, *_ in shapes], layer.data):
+        colours = _coloured([colour for *_, colour in shapes])
+        if _same([d for d, *_ in shapes], layer.data) and _same(colours, layer.edge_color):
             return
         if getattr(layer, "_is_creating", False):
             layer._is_creating = False  # napari tells of a shape just before it is done with it

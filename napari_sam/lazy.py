@@ -83,6 +83,8 @@ class Indexed(NDArrayOperatorsMixin):
     def _around(self, index: Sequence[Any]) -> tuple[Window, tuple[NDArray[np.intp], ...]]:
         """The window of the pixels that arrays name, and their places in it."""
         places = [np.asarray(each) for each in index]
+        if len(places) != self.ndim:
+            raise IndexError(f"expected {self.ndim} arrays of indices, got {len(places)}")
         if not places[0].size:
             return tuple(slice(0, 0) for _ in places), tuple(p.astype(np.intp) for p in places)
         low = [int(each.min()) for each in places]
@@ -249,7 +251,7 @@ def _one_array_each(index: Any) -> bool:
     arrays = [isinstance(each, list | np.ndarray) and np.ndim(each) > 0 for each in given]
     if any(arrays) and not all(arrays):
         raise IndexError(f"expected slices and integers, or arrays for all axes, got {index}")
-    return all(arrays)
+    return bool(arrays) and all(arrays)
 
 
 def _numbers(indices: range, extent: int) -> range:

@@ -172,7 +172,7 @@ def test_find_choose_and_commit_in_the_window(viewer: Any, coins: Any, tmp_path:
     panel.iou.setValue(90)
     assert time.monotonic() - begun < 1  # nothing is computed again
     assert len(np.unique(layer.data)) < many
-    shown = len(np.unique(layer.data[session.labels != 1])) - 1
+    shown = len(np.unique(np.asarray(layer.data)[session.labels != 1])) - 1
     steps = len(session.history.done)
     panel.commit.click()
     assert len(session.history.done) == steps + 1

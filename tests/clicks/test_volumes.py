@@ -131,7 +131,7 @@ def test_shift_s_follows_and_c_commits_one_object(viewer: Any, scan: Any, tmp_pa
     assert not is_yellow(colour)
 
     press(viewer, "Control-Z")
-    assert not session.labels.any()
+    assert not session.labels[...].any()
     assert is_yellow(seen(viewer, place_of(image, 0, *OFF)))  # it is there again, nothing is asked
     assert followed(widget)
     press(viewer, "Control-Shift-Z")
@@ -304,7 +304,7 @@ def test_progress_cancelling_and_a_window_that_never_waits(
     timer.stop()
     press(viewer, "C")
     assert "followed" in widget.told.text()
-    assert not widget.annotation.session.labels.any()
+    assert not widget.annotation.session.labels[...].any()
     QApplication.processEvents()
     bar.cancel()  # what the dock's button does
     wait(lambda: followed(widget))
