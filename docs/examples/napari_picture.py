@@ -33,6 +33,11 @@ def wait(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+def done(annotation: Any) -> bool:
+    """Whether the finished mask is there."""
+    return annotation.session.state.candidate is not None and not annotation.busy
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,7 +56,7 @@ def main() -> None:
         widget.open()
         click(widget)
         widget.place.setText("Kept in\n~/.cache/samplat/napari/coins-359661b118e5")
-        wait(lambda: widget.annotation.session.state.candidate is not None)
+        wait(lambda: done(widget.annotation))
         widget.annotation.layers["points"].selected_data = set()
         viewer.screenshot(str(output), canvas_only=False, flash=False)
         widget.shutdown()
@@ -62,7 +67,7 @@ def click(widget: SegmentWidget) -> None:
     annotation = widget.annotation
     for place in COINS:
         annotation.layers["points"].add(place)
-        wait(lambda: annotation.session.state.candidate is not None)
+        wait(lambda: done(annotation))
         annotation.commit()
     annotation.describe(1, kind="denarius", status="finished")
     annotation.describe(2, kind="denarius", note="worn at the edge")
@@ -70,7 +75,7 @@ def click(widget: SegmentWidget) -> None:
         if annotation.positive != positive:
             annotation.toggle()
         annotation.layers["points"].add(place)
-        wait(lambda: annotation.session.state.candidate is not None)
+        wait(lambda: done(annotation))
 
 
 if __name__ == "__main__":
