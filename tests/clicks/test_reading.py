@@ -254,7 +254,7 @@ def test_the_window_shows_a_raster_where_it_lies(viewer: Any, tmp_path: Path) ->
     assert seen(viewer, layer.data_to_world((20, 31))).max() < 50
 
 
-@pytest.mark.parametrize("kind", ["grey", "colours"])
+@pytest.mark.parametrize("kind", ["grey", pytest.param("colours", marks=pytest.mark.slow)])
 def test_what_a_job_embedded_is_not_encoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
