@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
@@ -137,6 +137,7 @@ def cutouts(tmp_path):
 
 
 @settings(max_examples=30, deadline=None)
+@example(seed=517, x=-37.0, y=0.0)
 @given(seed=st.integers(0, 1000), x=st.floats(-40, 240), y=st.floats(-40, 240))
 def test_a_cutout_is_an_object_where_it_is_seen(
     tmp_path_factory: pytest.TempPathFactory, seed: int, x: float, y: float
@@ -154,7 +155,9 @@ def test_a_cutout_is_an_object_where_it_is_seen(
     # Its edge is drawn smoothly: only there may picture and mask disagree.
     edge = ndimage.binary_dilation(whole) & ~ndimage.binary_erosion(whole, border_value=1)
     edge = ndimage.binary_dilation(edge)
-    assert np.array_equal(red & ~edge, whole & ~edge)
+    # So is one just outside of the picture.
+    inner = np.s_[2:-2, 2:-2]
+    assert np.array_equal((red & ~edge)[inner], (whole & ~edge)[inner])
 
 
 def test_scenes_with_cutouts_show_them_and_repeat(cutouts, tmp_path):
