@@ -2,10 +2,8 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 # Side by side, processes and what they start must not fight for the cores. Before torch is loaded.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -22,23 +20,6 @@ LONGEST = (
     "test_parity_hf.py",
 )
 """Files that go to the workers first: what one of them ends with keeps the others waiting."""
-
-
-PAGES = "docs/test_documentation.py"
-"""A file whose tests are processes of their own, each of which may go to any worker."""
-
-
-class PagesApart(LoadFileScheduling):
-    """Files stay together, but for the pages of the documentation: all of them take minutes."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        scope = super()._split_scope(nodeid)
-        return nodeid if scope.endswith(PAGES) else scope
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Who gives tests to the workers."""
-    return PagesApart(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -217,7 +217,7 @@ def test_brush_eraser_fill_and_undo_on_a_sheet(viewer: Any, huge: Path, tmp_path
     drag(viewer, world(-60, -60), world(-60, 60))
     wait(lambda: session.labels[MIDDLE[0] - 60, MIDDLE[1]] == 3)
     assert session.state.objects[3].area > 80 * 18  # where moves of the mouse are merged
-    assert np.ptp(seen(viewer, world(-60, 0))) > 40
+    wait(lambda: np.ptp(seen(viewer, world(-60, 0))) > 40)
     labels.mode = "erase"
     drag(viewer, world(-60, 0), world(-60, 5))
     wait(lambda: session.labels[MIDDLE[0] - 60, MIDDLE[1]] == 0)
@@ -228,14 +228,14 @@ def test_brush_eraser_fill_and_undo_on_a_sheet(viewer: Any, huge: Path, tmp_path
     for _ in range(3):
         press(viewer, "Control-Z")
     assert not session.labels.held()
-    assert np.ptp(seen(viewer, world(-60, 40))) == 0
+    wait(lambda: np.ptp(seen(viewer, world(-60, 40))) == 0)
     press(viewer, "Control-Shift-Z")
     assert session.labels[MIDDLE[0] - 60, MIDDLE[1]] == 3
-    assert np.ptp(seen(viewer, world(-60, 0))) > 40
+    wait(lambda: np.ptp(seen(viewer, world(-60, 0))) > 40)
 
     viewer.camera.zoom /= 8
     wait(lambda: labels.data.place.steps[0] > 1)
-    assert np.ptp(seen(viewer, world(-60, 40))) > 40
+    wait(lambda: np.ptp(seen(viewer, world(-60, 40))) > 40)
 
 
 def test_what_is_on_the_screen_is_encoded_before_a_click_which_ends_that(

@@ -70,8 +70,18 @@ def test_equals_the_plain_implementation(model, embedding, threshold):
     assert np.array_equal(found.to_arrays(), np.stack(expected))
 
 
-@pytest.mark.parametrize("least", [0.1, 0.5])
-@pytest.mark.parametrize("threshold", [0.3, 0.7])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("threshold", "least"),
+    [
+        (0.3, 0.5),
+        (0.7, 0.5),
+        pytest.param(0.3, 0.1, marks=SLOW),
+        pytest.param(0.7, 0.1, marks=SLOW),
+    ],
+)
 def test_the_second_look_finds_what_the_plain_implementation_does(threshold, least):
     """But for single masks: a draft that gains more than expected is missed, and colour cuts may
     turn a rounding error into another mask."""

@@ -34,6 +34,7 @@ def test_cut_networks_agree(name: str) -> None:
 
 
 @pytest.mark.timeout(3600)  # half a minute on two idle cores; shared ones take what they take
+@pytest.mark.slow
 def test_full_vit_b_agrees() -> None:
     theirs = hugging_face(dim=768, heads=12, depth=12, global_blocks=(2, 5, 8, 11), image_size=1024)
     ours = with_weights_of(theirs, build_vit_b())

@@ -100,6 +100,7 @@ def test_figures_are_of_the_pictures_held_out(model, tmp_path):
     assert result.after == measure(after, held) == seen["after"]
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_resumes_to_equal_bits(model, tmp_path):
     settings = replace(QUICK, steps=3, part="lora", patience=9)
     whole = finetune(model, Discs(), tmp_path / "whole", settings)
