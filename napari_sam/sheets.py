@@ -73,7 +73,7 @@ def step_for(extent: Sequence[float]) -> int:
 
 def _along(middle: float, side: int, length: int, step: int) -> slice:
     start = min(max(0.0, middle - side / 2), max(0, length - side))
-    start = int(start // step) * step
+    start = -int(-start // step) * step  # upwards: the last pixel has to lie on it
     return slice(start, min(length, start + side))
 
 
