@@ -464,13 +464,18 @@ class Annotation:
             return answerer.answer(picture, asked, held, stale)
 
         def drafted(preview: steps.Preview) -> None:
+            if not answerer.looks_twice:
+                self._answered(preview)
+                return
             # the worker first: what is drawn here must not keep it waiting
             self.busy = "looking again …"
             self._worker.ask(finished, self._answered, self._failed)
             self._show_answer(preview)
 
         def draft(stale: Stale) -> steps.Preview:
-            return answerer.answer(picture, asked, held, stale, second_look=False)
+            return answerer.answer(
+                picture, asked, held, stale, second_look=not answerer.looks_twice
+            )
 
         self.busy = "segmenting …"
         self._worker.ask(draft, drafted, self._failed)

@@ -210,6 +210,11 @@ class Answerer:
         with _LOADING:
             return _loaded(self.name)
 
+    @property
+    def looks_twice(self) -> bool:
+        """Whether a quick answer differs from a finished one; loads the model."""
+        return self.model().sam.mask_refiner is not None
+
     def _prompts(
         self, embedding: Embedding, question: Question, view: View, held: Any
     ) -> tuple[Any, bool]:

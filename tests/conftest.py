@@ -10,23 +10,6 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-LONGEST = (
-    "test_demo.py",
-    "test_documentation.py",
-    "test_pretrain.py",
-    "test_trainer.py",
-    "test_window.py",
-    "test_finetune.py",
-    "test_parity_hf.py",
-)
-"""Files that go to the workers first: what one of them ends with keeps the others waiting."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longest files first, otherwise in order."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
