@@ -20,7 +20,8 @@ anterior and posterior part); of lesions each connected one of at least 1 ml.
 
 A row `first_mask`, of no set, tells seconds of waiting in a scan of 512 x 512 x 400 voxels:
 `encode` is one slice alone, `prompt` one box; then, for NIfTI as it is and compressed, from the
-path of the file to the first mask, and what of it is not the encoding (`over`).
+path of the file to the first mask, which is a draft, and what of it is not the encoding (`over`),
+and the same until that mask is finished.
 `--sets first_mask` measures nothing else.
 
 With `--json OUT` each object's figures are kept in OUT.parts as they come: a run that was

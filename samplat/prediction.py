@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,7 @@ def predict(
     *,
     multimask: bool = True,
     second_look: bool = True,
+    on_draft: Callable[[Prediction], object] | None = None,
 ) -> Prediction:
     """Masks for P prompts of one image (paper, section 3).
 
@@ -144,6 +145,8 @@ def predict(
             best for boxes and for several points.
         second_look: False: masks as the decoder draws them, in half the time, of a model that
             would look at each again; something to show until the others are there.
+        on_draft: told of those masks as soon as they are drawn, before a model that does so looks
+            at them again; of many prompts, group by group. What it raises ends the prediction.
 
     Raises:
         InputError: a prompt outside of the image, a mask prompt of the wrong size, or an embedding
@@ -151,24 +154,34 @@ def predict(
     """
     check_prompts(model, embedding, prompts)
     step, outputs = _chunk(model), MULTIMASK if multimask else SINGLE
+
+    def shown(logits: Tensor, iou: Tensor) -> Prediction:
+        masks = upscale_logits(model, embedding, logits) > 0
+        return Prediction(
+            masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()
+        )
+
+    def drafted(logits: Tensor, iou: Tensor) -> None:
+        if on_draft is not None:
+            on_draft(shown(logits.float(), iou.float()))
+
     parts = [
-        _predict_chunk(model, embedding, prompts.select(slice(i, i + step)), outputs, second_look)
+        shown(
+            *decode(
+                model,
+                embedding,
+                prompts.select(slice(i, i + step)),
+                outputs,
+                second_look=second_look,
+                on_draft=None if on_draft is None else drafted,
+            )
+        )
         for i in range(0, len(prompts), step)
     ]
     return Prediction(
         masks=np.concatenate([p.masks for p in parts]),
         predicted_iou=np.concatenate([p.predicted_iou for p in parts]),
         logits=np.concatenate([p.logits for p in parts]),
-    )
-
-
-def _predict_chunk(
-    model: Model, embedding: Embedding, prompts: Prompts, outputs: slice, second_look: bool
-) -> Prediction:
-    logits, iou = decode(model, embedding, prompts, outputs, second_look=second_look)
-    masks = upscale_logits(model, embedding, logits) > 0
-    return Prediction(
-        masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()
     )
 
 
@@ -179,6 +192,7 @@ def decode(
     outputs: slice,
     *,
     second_look: bool = True,
+    on_draft: Callable[[Tensor, Tensor], object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Low-resolution logits (P, M, h, w) and predicted IoU (P, M), fp32; see `predict`."""
     image, placed = prepared(model, embedding), _placed(model, embedding, prompts)
@@ -189,6 +203,7 @@ def decode(
             outputs=outputs,
             shared=image.shared,
             second_look=second_look,
+            on_draft=on_draft,
         )
     return logits.float(), iou.float()
 

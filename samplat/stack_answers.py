@@ -167,7 +167,8 @@ class StackFollower(Protocol):
             taken: (z, y, x). True: the voxel belongs to another object.
             earlier: `memory` of the same object in the same views; only what other marks change is
                 done again.
-            told: hears of each slice when it is done, first of the marked ones.
+            told: hears of each slice when it is done, first of the marked ones; of these perhaps
+                twice, of a draft before the mask.
 
         Raises:
             InputError: nothing says where the object is, or a mark finds nothing.

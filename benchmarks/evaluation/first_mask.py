@@ -31,9 +31,10 @@ def first_mask(model: Any, folder: Path, shape: tuple[int, int, int] = SHAPE) ->
     """Seconds, medians of several rounds.
 
     encode: one slice, bare. For each format: from the path to the first mask of a propagation by
-    one box, and how much of it is not the encoding; prompt: what the answer to a box takes, which
-    is a part of it. The model is loaded, the file in the system's memory, and what is compressed
-    ingested: a person has opened it before.
+    one box, which is a draft, and how much of it is not the encoding; the same until that mask is
+    finished. prompt: what the whole answer to a box takes, which is a part of it. The model is
+    loaded, the file in the system's memory, and what is compressed ingested: a person has opened
+    it before.
     """
     box = write_scan(folder, shape)
     shown = opened(folder / "scan.nii", model)[1](shape[0] // 2)
@@ -44,10 +45,12 @@ def first_mask(model: Any, folder: Path, shape: tuple[int, int, int] = SHAPE) ->
     samplat.predict(model, embedding, prompts, multimask=False)
     figures["prompt"] = timed(lambda: answered(model, shown, prompts)) - figures["encode"]
     for suffix in SUFFIXES:
-        wait = partial(until_first_mask, folder / f"scan{suffix}", model, box, shape)
-        wait()  # ingests it
-        whole = timed(wait)
-        figures[suffix], figures[f"{suffix} over"] = whole, whole - figures["encode"]
+        path = folder / f"scan{suffix}"
+        for name, hears in (("", "on_draft"), (" finished", "on_slice")):
+            wait = partial(until_first_mask, path, model, box, shape, hears)
+            wait()  # ingests it
+            whole = timed(wait)
+            figures |= {suffix + name: whole, f"{suffix}{name} over": whole - figures["encode"]}
     return figures
 
 
@@ -74,23 +77,25 @@ def opened(path: Path, model: Any) -> tuple[VolumeSource, SourceStack, ModelSlic
     return source, stack, ModelSlices(model, stack)
 
 
-def until_first_mask(path: Path, model: Any, box: Any, shape: Any) -> None:
-    """Open it, prompt its middle slice, stop when the mask is there.
+def until_first_mask(path: Path, model: Any, box: Any, shape: Any, hears: str) -> None:
+    """Open it, prompt its middle slice, stop when `on_draft` or `on_slice` hears of a mask.
 
     Raises:
         AssertionError: another slice was encoded as well, or none.
     """
     source, stack, slices = opened(path, model)
-    found = propagate(
-        slices,
-        {shape[0] // 2: SlicePrompt(box=box)},
-        settings=Settings(steps=stack.steps),
-        pixels=stack,
-        on_slice=lambda index, result: False,
-    )
+    heard: list[Any] = []
+
+    def hear(index: int, result: Any) -> bool:
+        heard.append((index, result.mask.any()))
+        return False
+
+    asked, settings = {shape[0] // 2: SlicePrompt(box=box)}, Settings(steps=stack.steps)
+    hearing: Any = {hears: hear}
+    propagate(slices, asked, settings=settings, pixels=stack, **hearing)
     source.close()
-    if slices.encoded != 1 or not found.slices[shape[0] // 2].mask.any():
-        raise AssertionError(f"{slices.encoded} slices were encoded before the first mask")
+    if slices.encoded != 1 or heard != [(shape[0] // 2, True)]:
+        raise AssertionError(f"{slices.encoded} slices were encoded before the first mask: {heard}")
 
 
 def write_scan(folder: Path, shape: tuple[int, int, int]) -> tuple[int, int, int, int]:

@@ -31,38 +31,40 @@ HEIGHT = 384
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"))
-    output = parser.parse_args().output
+    parser.add_argument("--points-per-side", type=int, default=24, help="of the grids")
+    arguments = parser.parse_args()
+    output, points = arguments.output, arguments.points_per_side
     output.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    pictures = [*segment_photograph(output), segment_scene(output)]
+    pictures = [*segment_photograph(output, points), segment_scene(output, points)]
     side_by_side(pictures).save(output / "demo.png")
     print(f"done in {time.perf_counter() - started:.0f} s; look into {output}/")
 
 
-def segment_photograph(output: Path) -> list[Image.Image]:
+def segment_photograph(output: Path, points: int) -> list[Image.Image]:
     """One click, then everything, on a photograph that scikit-image brings along."""
     image = np.repeat(data.coins()[..., None], 3, axis=2)
     model = samplat.load_model("samplat-tiny")
     embedding = samplat.embed(model, image)
     click = samplat.predict(model, embedding, samplat.Prompts(points=[CLICK], labels=[1]))
-    everything = samplat.generate_masks(model, embedding, points_per_side=24)
+    everything = samplat.generate_masks(model, embedding, points_per_side=points)
     clicked = overlay(image, click.best()[0].astype(np.uint32))
     ImageDraw.Draw(clicked).ellipse([c + d for d in (-5, 5) for c in CLICK], fill="lime")
     pictures = [clicked, overlay(image, everything.to_labels("small"))]
     side_by_side(pictures).save(output / "photograph.png")
     print(
         f"photograph.png: one click (predicted IoU {click.predicted_iou.max():.2f}) "
-        f"and {len(everything)} masks from a grid of 24 x 24 points"
+        f"and {len(everything)} masks from a grid of {points} x {points} points"
     )
     return pictures
 
 
-def segment_scene(output: Path) -> Image.Image:
+def segment_scene(output: Path, points: int) -> Image.Image:
     """A drawn aerial scene as a GeoTIFF, segmented in tiles by the command line."""
     scene = draw_scene(np.random.default_rng(7), size=768, kind="aerial")
     write_geotiff(output / "scene.tif", scene.image)
     outputs = [output / name for name in ("labels.tif", "objects.parquet", "labels.zarr")]
-    options = ["--tile-size", "384", "--halo", "64", "--points-per-side", "24", "--overwrite"]
+    options = ["--tile-size", "384", "--halo", "64", f"--points-per-side={points}", "--overwrite"]
     command = [sys.executable, "-m", "samplat", "tile-segment", str(output / "scene.tif")]
     subprocess.run([*command, *map(str, outputs), *options], check=True)
     with rasterio.open(outputs[0]) as labels:

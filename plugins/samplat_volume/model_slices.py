@@ -63,17 +63,47 @@ class ModelSlices:
         answers: dict[int, SliceAnswer] = {}
         for kind in sorted({_kind(p) for p in prompts}):
             rows = [i for i, p in enumerate(prompts) if _kind(p) == kind]
-            asked = self._answer(index, [prompts[i] for i in rows])
+            asked = self._answer(index, [prompts[i] for i in rows], None)
             answers |= dict(zip(rows, asked, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
-    def _answer(self, index: int, prompts: list[SlicePrompt]) -> list[SliceAnswer]:
+    def drafted(
+        self,
+        index: int,
+        prompt: SlicePrompt,
+        on_draft: Callable[[SliceAnswer], object],
+    ) -> SliceAnswer:
+        """The answer to one prompt; `on_draft` is told of it before a second look changes it."""
+        return self._answer(index, [prompt], lambda answers: on_draft(answers[0]))[0]
+
+    def _answer(
+        self,
+        index: int,
+        prompts: list[SlicePrompt],
+        on_draft: Callable[[list[SliceAnswer]], object] | None,
+    ) -> list[SliceAnswer]:
         """Prompts that all give the same things."""
         embedding = self.embedding(index)
         # One point alone may mean several things.
         several = _kind(prompts[0]) == (1, False, False, False)
         given = self._placed(prompts, embedding)
-        prediction = samplat.predict(self._model, embedding, given, multimask=several)
+
+        def drafted(prediction: samplat.Prediction) -> None:
+            if on_draft is not None:
+                on_draft(self._best(prediction))
+
+        return self._best(
+            samplat.predict(
+                self._model,
+                embedding,
+                given,
+                multimask=several,
+                on_draft=None if on_draft is None else drafted,
+            )
+        )
+
+    def _best(self, prediction: samplat.Prediction) -> list[SliceAnswer]:
+        """Of each prompt the mask with the highest predicted IoU."""
         best = prediction.predicted_iou.argmax(axis=1)
         return [
             SliceAnswer(

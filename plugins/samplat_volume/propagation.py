@@ -25,6 +25,7 @@ from samplat import InputError
 from samplat_volume.appearance import Appearance, appearance
 from samplat_volume.projection import Known, Projection
 from samplat_volume.slices import (
+    DraftingSegmenter,
     Mask,
     SliceAnswer,
     SlicePrompt,
@@ -110,6 +111,7 @@ def propagate(
     pixels: SliceReader | None = None,
     taken: Taken | None = None,
     earlier: Propagation | None = None,
+    on_draft: OnSlice | None = None,
     on_slice: OnSlice | None = None,
 ) -> Propagation:
     """Follow one object through a stack of slices.
@@ -124,6 +126,8 @@ def propagate(
         taken: what belongs to other objects, and never to this one.
         earlier: a propagation of this object in the same stack with the same `pixels`. Walks that
             other prompts do not change are taken from it; `taken` may have grown since.
+        on_draft: told of each annotated slice before a segmenter that looks twice has finished it;
+            False ends the propagation with nothing.
         on_slice: told of each slice as it is done, first the annotated ones.
 
     Raises:
@@ -131,7 +135,7 @@ def propagate(
     """
     settings = settings or Settings()
     check_prompts(prompts, segmenter.shape)
-    space = _space(segmenter, settings, pixels, taken, on_slice)
+    space = _space(segmenter, settings, pixels, taken, on_draft, on_slice)
     kept = _Kept.of(earlier, settings, prompts, space)
     made = _Made(prompts={i: prompts[i] for i in sorted(prompts)}, settings=settings)
     try:
@@ -339,22 +343,35 @@ def _annotate(space: Space, made: _Made, kept: _Kept) -> None:
 
 
 def _annotated(space: Space, index: int, prompt: SlicePrompt) -> tuple[SliceResult, Known]:
-    answer, allowed = _answer(space, index, prompt), space.allowed(index)
-    mask = answer.mask if allowed is None else answer.mask & allowed
-    if not mask.any():
+    allowed = space.allowed(index)
+
+    def seen(answer: SliceAnswer) -> SliceResult:
+        mask = answer.mask if allowed is None else answer.mask & allowed
+        return SliceResult(
+            mask=mask, predicted_iou=answer.predicted_iou, agreement=1.0, origin="prompt"
+        )
+
+    def drafted(answer: SliceAnswer) -> None:
+        if space.on_draft is not None:
+            space.on_draft(index, seen(answer))
+
+    answer = _answer(space, index, prompt, drafted)
+    result = seen(answer)
+    if not result.mask.any():
         raise InputError(
             f"the prompt on slice {index} finds nothing there that is not taken by another object; "
             "move it onto the object"
         )
-    result = SliceResult(
-        mask=mask, predicted_iou=answer.predicted_iou, agreement=1.0, origin="prompt"
-    )
-    return result, Known(index=index, soft=mask.astype(np.float32), logits=answer.logits)
+    return result, Known(index=index, soft=result.mask.astype(np.float32), logits=answer.logits)
 
 
-def _answer(space: Space, index: int, prompt: SlicePrompt) -> SliceAnswer:
+def _answer(
+    space: Space, index: int, prompt: SlicePrompt, drafted: Callable[[SliceAnswer], object]
+) -> SliceAnswer:
     if prompt.drawn is not None:
         return SliceAnswer(mask=prompt.drawn, predicted_iou=1.0)
+    if space.on_draft is not None and isinstance(space.segmenter, DraftingSegmenter):
+        return space.segmenter.drafted(index, prompt, drafted)
     return space.segmenter(index, [prompt])[0]
 
 
@@ -432,11 +449,15 @@ def _space(
     settings: Settings,
     pixels: SliceReader | None,
     taken: Taken | None,
+    on_draft: OnSlice | None,
     on_slice: OnSlice | None,
 ) -> Space:
-    def told(index: int, result: SliceResult) -> None:
-        if on_slice is not None and on_slice(index, result) is False:
-            raise CancelledError
+    def telling(hears: OnSlice) -> Callable[[int, SliceResult], None]:
+        def told(index: int, result: SliceResult) -> None:
+            if hears(index, result) is False:
+                raise CancelledError
+
+        return told
 
     return Space(
         segmenter=segmenter,
@@ -445,5 +466,6 @@ def _space(
         projection=settings.projection,
         rules=settings.rules,
         taken=taken,
-        on_slice=told,
+        on_draft=None if on_draft is None else telling(on_draft),
+        on_slice=telling(on_slice or (lambda index, result: None)),
     )

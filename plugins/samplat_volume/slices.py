@@ -7,9 +7,9 @@ and columns x, across axis 1 rows z and columns x, across axis 2 rows z and colu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,20 @@ class SliceSegmenter(Protocol):
 
     def __call__(self, index: int, prompts: Sequence[SlicePrompt]) -> Sequence[SliceAnswer]:
         """One answer for each of several prompts of one slice."""
+        ...
+
+
+@runtime_checkable
+class DraftingSegmenter(SliceSegmenter, Protocol):
+    """One that looks at its masks again, and can show them before."""
+
+    def drafted(
+        self,
+        index: int,
+        prompt: SlicePrompt,
+        on_draft: Callable[[SliceAnswer], object],
+    ) -> SliceAnswer:
+        """The answer to one prompt; `on_draft` is told of it before a second look changes it."""
         ...
 
 

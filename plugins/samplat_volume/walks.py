@@ -96,8 +96,10 @@ class Space:
     """When it ends."""
     taken: Callable[[int], Mask] | None
     """(H, W) of a slice. True: the pixel belongs to another object."""
+    on_draft: Callable[[int, SliceResult], object] | None
+    """Told of annotated slices before they are finished; `CancelledError` may come out of it."""
     on_slice: Callable[[int, SliceResult], object]
-    """Told of every slice; `CancelledError` may come out of it."""
+    """Told of every slice; likewise."""
 
     def allowed(self, index: int) -> Mask | None:
         """(H, W) of a slice. False: another object's; None: all is free."""

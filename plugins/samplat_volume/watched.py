@@ -81,6 +81,7 @@ class Watcher:
             pixels=planes.reader(axis),
             taken=planes.held(axis, taken),
             earlier=earlier.first if helps else None,
+            on_draft=on_slice,
             on_slice=on_slice,
         )
         memory = Memory(axis=axis, first=first, taken=taken)

@@ -125,6 +125,7 @@ class Sam(nn.Module):
         outputs: slice = slice(None),
         shared: SharedImage | None = None,
         second_look: bool = True,
+        on_draft: Callable[[Tensor, Tensor], object] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks for P prompts of one image, coordinates in pixels of the model's input.
 
@@ -137,6 +138,7 @@ class Sam(nn.Module):
             outputs: which of the four masks, the single one first.
             shared: what `share` returned for them.
             second_look: whether masks are looked at again, if the model does that.
+            on_draft: told of what will be looked at again, as it would be returned without.
 
         Returns:
             logits (P, M, *mask_input_size) and predicted IoU (P, M).
@@ -145,9 +147,11 @@ class Sam(nn.Module):
             features, points=points, labels=labels, boxes=boxes, masks=masks, shared=shared
         )
         draft = self.draw(features, asked, outputs, shared)
-        if second_look:
-            return self.finish(features, draft, prompts)
-        return self._unfinished(features, draft)
+        if not second_look:
+            return self._unfinished(features, draft)
+        if on_draft is not None and self.mask_refiner is not None:
+            on_draft(*self._unfinished(features, draft))
+        return self.finish(features, draft, prompts)
 
     def ask(
         self,

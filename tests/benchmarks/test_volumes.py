@@ -7,7 +7,7 @@ import pytest
 import SimpleITK
 
 from benchmarks import volumes
-from benchmarks.evaluation.first_mask import first_mask
+from benchmarks.evaluation.first_mask import SUFFIXES, first_mask
 from benchmarks.evaluation.following import GROWN, METHODS, region_growing, repeated
 from benchmarks.evaluation.stacks import LabelledObject, lesions, objects_of, read_lesions
 
@@ -123,5 +123,7 @@ def test_the_first_mask_is_waited_for_and_alone_if_need_be(tmp_path, monkeypatch
     assert volumes.main(["--sets", "first_mask"]) == 0
     *_, line = capsys.readouterr().out.splitlines()
     figures = json.loads(line)["first_mask"]
-    assert list(figures) == ["encode", "prompt", ".nii", ".nii over", ".nii.gz", ".nii.gz over"]
+    told = ("", " over", " finished", " finished over")
+    waits = [suffix + each for suffix in SUFFIXES for each in told]
+    assert list(figures) == ["encode", "prompt", *waits]
     assert min(figures["encode"], figures[".nii"], figures[".nii.gz"]) > 0

@@ -18,7 +18,7 @@ DEMO = Path(__file__).parents[2] / "docs" / "examples" / "demo.py"
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo") / "new"
     done = subprocess.run(
-        [sys.executable, str(DEMO), "--output", str(folder)],
+        [sys.executable, str(DEMO), "--output", str(folder), "--points-per-side=12"],
         env={**os.environ, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,
         text=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.warm import warm_commands
 from samplat import hookspecs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -17,16 +18,23 @@ PAGES = sorted(p.name for p in DOCS.glob("*.md") if BLOCK.search(p.read_text()))
 HOOKS = [n for n in vars(hookspecs) if n.startswith("register_")]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    with warm_commands(tmp_path_factory.mktemp("commands")) as place:
+        yield place
+
+
+# each may run in another process: together they would be the last to end
+@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.xdist_group(p)) for p in PAGES])
 @pytest.mark.timeout(600)
-def test_examples_run(page, tmp_path):
+def test_examples_run(page, commands, tmp_path):
     """Blocks of a page share a directory; its Python blocks share one namespace, too."""
     script = [_as_python(kind, code) for kind, code in BLOCK.findall((DOCS / page).read_text())]
     file = tmp_path / "page.py"
     file.write_text("import subprocess\n" + "\n".join(script))
-    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    search = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        [sys.executable, str(file)],
+        [commands / "run-script", file],
         cwd=tmp_path,
         env={**os.environ, "PATH": search, "OMP_WAIT_POLICY": "passive"},
         capture_output=True,

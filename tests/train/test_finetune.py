@@ -54,8 +54,29 @@ def changed(before, after):
     return {n for n, t in before.state_dict().items() if not torch.equal(t, new[n])}
 
 
-def test_the_decoder_alone_learns(model, tmp_path):
-    result = finetune(model, Discs(), tmp_path / "run", replace(QUICK, patience=9))
+@dataclass(frozen=True)
+class Tuned:
+    """A fine-tuning of the decoder, as everybody gets it."""
+
+    folder: object
+    result: object
+    before: dict
+    """The model's weights as they were."""
+    figures: dict
+    """As they were told on the way."""
+
+
+@pytest.fixture(scope="module")
+def tuned(model, tmp_path_factory):
+    folder, figures = tmp_path_factory.mktemp("finetune") / "run", {}
+    before = {n: t.clone() for n, t in model.sam.state_dict().items()}
+    tell = lambda when, each: figures.update({when: each})  # noqa: E731
+    result = finetune(model, Discs(), folder, QUICK, on_figures=tell)
+    return Tuned(folder=folder, result=result, before=before, figures=figures)
+
+
+def test_the_decoder_alone_learns(model, tuned):
+    result = tuned.result
     touched = changed(model.sam, result.sam)
     assert touched
     assert all(n.startswith(("prompt_encoder.", "mask_decoder.", "mask_refiner.")) for n in touched)
@@ -71,29 +92,19 @@ def test_adapters_become_plain_weights(model, tmp_path):
     assert not any("running_" in n or "num_batches" in n for n in touched)
 
 
-def test_everything_may_learn_but_statistics_stay(model, tmp_path):
+def test_everything_may_learn_but_statistics_and_the_model_that_was_given_stay(
+    model, tuned, tmp_path
+):
     result = finetune(model, Discs(), tmp_path / "run", replace(QUICK, part="all"))
     touched = changed(model.sam, result.sam)
     assert any(n.startswith("image_encoder.stem") for n in touched)
     assert not any("running_" in n or "num_batches" in n for n in touched)
-
-
-def test_the_model_that_was_given_stays_as_it_was(model, tmp_path):
-    before = {n: t.clone() for n, t in model.sam.state_dict().items()}
-    finetune(model, Discs(), tmp_path / "run", replace(QUICK, part="all"))
-    assert all(torch.equal(before[n], t) for n, t in model.sam.state_dict().items())
+    assert all(torch.equal(tuned.before[n], t) for n, t in model.sam.state_dict().items())
     assert not any(p.requires_grad for p in model.sam.parameters())
 
 
-def test_figures_are_of_the_pictures_held_out(model, tmp_path):
-    seen = {}
-    result = finetune(
-        model,
-        Discs(),
-        tmp_path / "run",
-        QUICK,
-        on_figures=lambda when, figures: seen.update({when: figures}),
-    )
+def test_figures_are_of_the_pictures_held_out(model, tuned):
+    result, seen = tuned.result, tuned.figures
     _, held = split(Discs(), share=QUICK.held_out, seed=QUICK.seed)
     assert result.before == measure(model, held) == seen["before"]
     after = replace(model, sam=result.sam, weights_sha256="")
@@ -116,15 +127,14 @@ def test_a_fine_tuning_resumes_to_equal_bits(model, tmp_path):
     assert not changed(whole.sam, again.sam)
 
 
-def test_another_parent_or_share_does_not_go_on_with_a_run(model, tmp_path):
-    finetune(model, Discs(), tmp_path / "run", QUICK)
+def test_another_parent_or_share_does_not_go_on_with_a_run(model, tuned):
     with pytest.raises(samplat.InputError, match="other data"):
-        finetune(model, Discs(count=9), tmp_path / "run", QUICK)
+        finetune(model, Discs(count=9), tuned.folder, QUICK)
     other = copy.deepcopy(model.sam)
     with torch.no_grad():
         next(other.parameters()).add_(0.5)
     with pytest.raises(samplat.InputError, match="other starting weights"):
-        finetune(replace(model, sam=other), Discs(), tmp_path / "run", QUICK)
+        finetune(replace(model, sam=other), Discs(), tuned.folder, QUICK)
 
 
 def test_merging_changes_no_answer(model):

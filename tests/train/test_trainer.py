@@ -128,12 +128,11 @@ def test_a_gradient_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(fol
     assert all(t.isfinite().all() for t in kept["model"].values())
 
 
-@pytest.mark.parametrize("bf16", [True, pytest.param(False, marks=pytest.mark.slow)])
+# bf16 is emulated where the processor has no unit for it, and takes minutes
+@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_accumulated_and_reduced_runs_resume_to_equal_bits(folder, tmp_path, bf16):
-    # bf16 is emulated where the processor has no unit for it: as little of it as will do
     recipe = replace(QUICK, accumulate=2, bf16=bf16, corrections=1, late_from=1.0)
-    if bf16:
-        recipe = replace(recipe, images=1, prompts=1, steps=3)
+    recipe = replace(recipe, images=1, prompts=1, steps=3)
     whole = train(recipe, batches(folder, recipe), tmp_path / "whole")
 
     def stop(report):

@@ -169,3 +169,31 @@ def test_slices_and_arrays_of_a_source_are_its_voxels(tmp_path: Path) -> None:
     array = SourceArray(source)
     assert array.shape == (12, 64, 72, 1)
     assert np.array_equal(array[2:5, 3:9, 0:7], whole[2:5, 3:9, 0:7])
+
+
+def test_a_draft_is_told_before_the_mask_and_changes_nothing(
+    tmp_path: Path, model: samplat.Model
+) -> None:
+    source = small_scan(tmp_path)
+    stretch = WindowRescaler().fit(source, window="soft-tissue")
+    prompts = {6: SlicePrompt(box=(17, 13, 52, 48))}
+
+    def run(**hearing: Any) -> Any:
+        made = SourcePlanes(source, source.geometry, stretch, model)
+        stack = made.reader(0)
+        settings = Settings(steps=stack.steps)
+        return propagate(made.segmenter(0), prompts, settings=settings, pixels=stack, **hearing)
+
+    heard: list[tuple[str, int, Any]] = []
+    found = run(
+        on_draft=lambda k, result: heard.append(("draft", k, result)),
+        on_slice=lambda k, result: heard.append(("slice", k, result)),
+    )
+    assert [(name, k) for name, k, _ in heard[:2]] == [("draft", 6), ("slice", 6)]
+    assert [name for name, _, _ in heard].count("draft") == 1
+    draft, mask = heard[0][2].mask, heard[1][2].mask
+    assert (draft & mask).sum() / (draft | mask).sum() > 0.8
+    assert np.array_equal(found.mask(), run().mask())
+    ended = run(on_draft=lambda k, result: False)
+    assert ended.cancelled
+    assert not ended.slices
