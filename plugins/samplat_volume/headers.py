@@ -18,6 +18,8 @@ from samplat_volume.text_headers import read_meta, read_nrrd, read_vtk
 
 HEADER = 2**20
 """Bytes at the start of a file within which a text header ends."""
+BINARY_HEADER = 2**12
+"""Likewise a binary one."""
 
 
 def read_layout(path: Path) -> Layout:
@@ -28,7 +30,8 @@ def read_layout(path: Path) -> Layout:
     """
     reader = next(read for suffix, read in READERS.items() if path.name.lower().endswith(suffix))
     try:
-        return reader(path, first_bytes(path))
+        most = BINARY_HEADER if reader in (read_nifti, read_gipl) else HEADER
+        return reader(path, first_bytes(path, most))
     except Unusable as fault:
         raise InputError(f"{path}: {fault}") from None
     except (struct.error, ValueError, KeyError, IndexError, OverflowError, TypeError) as fault:
@@ -38,16 +41,16 @@ def read_layout(path: Path) -> Layout:
         ) from None
 
 
-def first_bytes(path: Path) -> bytes:
+def first_bytes(path: Path, most: int = HEADER) -> bytes:
     """The first bytes; of a file that is compressed as a whole, the first of its content."""
     with path.open("rb") as file:
-        data = file.read(HEADER)
+        data = file.read(most)
     if not data:
         raise InputError(f"{path} is empty; copy or download it again")
     if data[:2] != GZIP:
         return data
     try:
-        return zlib.decompressobj(31).decompress(data, HEADER)
+        return zlib.decompressobj(31).decompress(data, most)
     except zlib.error as error:
         raise InputError(f"{path} is damaged: {error}; copy or download it again") from None
 

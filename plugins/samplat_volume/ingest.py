@@ -34,8 +34,9 @@ from samplat_volume.stacks import Stack, content_key, slabs
 
 log = logging.getLogger(__name__)
 
-CHUNK = (1, 32, 128, 128)
-"""Channels and voxels (c, z, y, x): a compromise between the three planes."""
+CHUNK = (1, 16, 128, 128)
+"""Channels and voxels (c, z, y, x): a compromise between the three planes.
+The first mask waits for all chunks of one slice, mostly a slice across z."""
 SLAB = 256 * 2**20
 """Bytes that are gathered before chunks are written."""
 QUOTA = 50 * 2**30

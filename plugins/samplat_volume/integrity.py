@@ -160,9 +160,9 @@ def _nifti_geometry(layout: Layout) -> Geometry:
 
 def _nifti_place(layout: Layout) -> bytes:
     from samplat_volume.binary_headers import nifti_version
-    from samplat_volume.headers import first_bytes
+    from samplat_volume.headers import BINARY_HEADER, first_bytes
 
-    head = first_bytes(layout.path)
+    head = first_bytes(layout.path, BINARY_HEADER)
     order, version = nifti_version(head)
     header = bytearray(348)
 
