@@ -38,19 +38,19 @@ def first_mask(model: Any, folder: Path, shape: tuple[int, int, int] = SHAPE) ->
     """
     box = write_scan(folder, shape)
     shown = opened(folder / "scan.nii", model)[1](shape[0] // 2)
-    samplat.embed(model, shown)
-    figures = {"encode": timed(lambda: samplat.embed(model, shown))}
-    embedding = samplat.embed(model, shown)
     prompts = samplat.Prompts(boxes=[box])
-    samplat.predict(model, embedding, prompts, multimask=False)
-    figures["prompt"] = timed(lambda: answered(model, shown, prompts)) - figures["encode"]
+    works: dict[str, Any] = {
+        "encode": lambda: samplat.embed(model, shown),
+        "prompt": lambda: answered(model, shown, prompts),
+    }
     for suffix in SUFFIXES:
-        path = folder / f"scan{suffix}"
         for name, hears in (("", "on_draft"), (" finished", "on_slice")):
-            wait = partial(until_first_mask, path, model, box, shape, hears)
-            wait()  # ingests it
-            whole = timed(wait)
-            figures |= {suffix + name: whole, f"{suffix}{name} over": whole - figures["encode"]}
+            path = folder / f"scan{suffix}"
+            works[suffix + name] = partial(until_first_mask, path, model, box, shape, hears)
+    seconds = timed(works)
+    figures = {"encode": seconds["encode"], "prompt": seconds["prompt"] - seconds["encode"]}
+    for name in list(works)[2:]:
+        figures |= {name: seconds[name], f"{name} over": seconds[name] - seconds["encode"]}
     return figures
 
 
@@ -59,14 +59,17 @@ def answered(model: Any, pixels: Any, prompts: samplat.Prompts) -> Any:
     return samplat.predict(model, samplat.embed(model, pixels), prompts, multimask=False)
 
 
-def timed(work: Any) -> float:
-    """The median of the rounds."""
-    seconds = []
+def timed(works: dict[str, Any]) -> dict[str, float]:
+    """Medians of rounds in which each work is done once: what disturbs meets them alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():
+        work()  # what is compressed is ingested
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return median(seconds)
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: median(each) for name, each in seconds.items()}
 
 
 def opened(path: Path, model: Any) -> tuple[VolumeSource, SourceStack, ModelSlices]:
