@@ -133,6 +133,7 @@ def predict(
     *,
     multimask: bool = True,
     second_look: bool = True,
+    best_only: bool = False,
 ) -> Prediction:
     """Masks for P prompts of one image (paper, section 3).
 
@@ -144,6 +145,8 @@ def predict(
             best for boxes and for several points.
         second_look: False: masks as the decoder draws them, in half the time, of a model that
             would look at each again; something to show until the others are there.
+        best_only: of each prompt the mask of the highest predicted IoU alone, so that no others
+            are brought to the image's resolution.
 
     Raises:
         InputError: a prompt outside of the image, a mask prompt of the wrong size, or an embedding
@@ -152,7 +155,9 @@ def predict(
     check_prompts(model, embedding, prompts)
     step, outputs = _chunk(model), MULTIMASK if multimask else SINGLE
     parts = [
-        _predict_chunk(model, embedding, prompts.select(slice(i, i + step)), outputs, second_look)
+        _predict_chunk(
+            model, embedding, prompts.select(slice(i, i + step)), outputs, second_look, best_only
+        )
         for i in range(0, len(prompts), step)
     ]
     return Prediction(
@@ -163,9 +168,17 @@ def predict(
 
 
 def _predict_chunk(
-    model: Model, embedding: Embedding, prompts: Prompts, outputs: slice, second_look: bool
+    model: Model,
+    embedding: Embedding,
+    prompts: Prompts,
+    outputs: slice,
+    second_look: bool,
+    best_only: bool,
 ) -> Prediction:
     logits, iou = decode(model, embedding, prompts, outputs, second_look=second_look)
+    if best_only:
+        rows, best = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1)
+        logits, iou = logits[rows, best][:, None], iou[rows, best][:, None]
     masks = upscale_logits(model, embedding, logits) > 0
     return Prediction(
         masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()

@@ -250,7 +250,7 @@ def test_the_window_goes_on_while_the_model_works_and_closes_at_once(
     from qtpy.QtCore import QTimer
     from qtpy.QtWidgets import QApplication
 
-    monkeypatch.setattr("napari_sam.widget.Answerer", Slow)
+    monkeypatch.setattr("napari_sam.serving.Answerer", Slow)
     Slow.free.clear()
     viewer.add_image(coins)
     widget = opened(viewer, tmp_path)
