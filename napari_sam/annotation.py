@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,16 @@ from samplat import InputError, SamplatError
 log = logging.getLogger(__name__)
 
 
+class Curtain(Protocol):
+    """What `curtain.Curtain` does, which is Qt's matter."""
+
+    def hold(self) -> None:
+        """No frames for a moment."""
+
+    def lift(self) -> None:
+        """Frames again."""
+
+
 class Annotation:
     """A session and its layers in a viewer.
 
@@ -54,6 +64,7 @@ class Annotation:
         worker: asks it.
         slow: asks it where an answer takes many slices.
         changed: called when anything of this may be different.
+        curtain: holds frames back while a mask is about to come, and is lifted when it is there.
     """
 
     def __init__(
@@ -65,8 +76,10 @@ class Annotation:
         worker: Latest,
         slow: Latest,
         changed: Callable[[], None],
+        curtain: Curtain,
     ) -> None:
         self.viewer, self.image, self.session = viewer, image, session
+        self._curtain = curtain
         self.live = True
         """True: the model is asked whenever the question is another one."""
         self.over = False
@@ -471,6 +484,7 @@ class Annotation:
         if ahead is not None:
             self._owed = self._owed or self._sent is not None
             self._send(ahead)
+            self._curtain.hold()
 
     def _ask(self) -> None:
         if (asked := steps.question(self.session.state)) is None:
@@ -533,6 +547,7 @@ class Annotation:
             return
         self.session.show(preview)
         self._show_preview()
+        self._curtain.lift()
         self._changed()
 
     def _failed(self, error: Exception) -> None:

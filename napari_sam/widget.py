@@ -28,6 +28,7 @@ from napari_sam import keys
 from napari_sam.annotation import Annotation
 from napari_sam.asking import Asker
 from napari_sam.automatic_panel import AutomaticPanel
+from napari_sam.curtain import Curtain
 from napari_sam.export_row import ExportRow
 from napari_sam.hosting import Host
 from napari_sam.layers import folder_of, picture_of, shape_of
@@ -129,6 +130,7 @@ class SegmentWidget(QWidget):
             self.destroyed.connect(worker.close)
         self._worker, self._slow, whole = self._workers
         self._host = host_of(napari_viewer)
+        self._curtain = Curtain(napari_viewer, self)
         self.volume, self.automatic = VolumePanel(), AutomaticPanel(whole)
         self._build()
         layers = self.viewer.layers
@@ -241,7 +243,14 @@ class SegmentWidget(QWidget):
         asker = Asker(self._host, self.models.currentText(), self.cache)
         try:
             self.annotation = Annotation(
-                self.viewer, image, session, asker, self._worker, self._slow, self._refresh
+                self.viewer,
+                image,
+                session,
+                asker,
+                self._worker,
+                self._slow,
+                self._refresh,
+                self._curtain,
             )
         except BaseException:
             session.close()
