@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ import numpy as np
 from benchmarks.evaluation import classical
 from benchmarks.evaluation.figures import Record, measure_picture
 from benchmarks.evaluation.objects import choose_objects
+from benchmarks.evaluation.places import default_root, say
 from benchmarks.evaluation.segmenter import SamplatSegmenter, Segmenter, Stopwatch
 from benchmarks.evaluation.sets import SETS, EvaluationSet, LabelledPicture, select_pictures
 from benchmarks.evaluation.zoom import Zoom, parse_zoom
@@ -163,13 +163,6 @@ def _cell(column: str, value: float | None) -> str:
     return f"{value:.1f}" if column.startswith("ms_") else f"{value:.3f}"
 
 
-def default_root() -> Path:
-    """$SAMPLAT_DATA/eval, or ../shared/data/eval beside the repository."""
-    if data := os.environ.get("SAMPLAT_DATA"):
-        return Path(data) / "eval"
-    return Path(__file__).resolve().parents[2] / "shared" / "data" / "eval"
-
-
 def chosen_sets(root: Path, names: str | None) -> list[EvaluationSet]:
     """The sets asked for, or all those that are there.
 
@@ -189,11 +182,6 @@ def chosen_sets(root: Path, names: str | None) -> list[EvaluationSet]:
     for name in missing:
         say(f"{name}: skipped, {root} has no such folder")
     return there
-
-
-def say(line: str) -> None:
-    """Progress, on stderr."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def warm_up(segmenter: Segmenter) -> None:

@@ -11,9 +11,11 @@ samplat-tiny, and mouse and keys are Qt's events.
                medians and 90th percentiles
     stall      longest time that the event loop did not come round beyond its timer's 5 ms, in ms,
                and how often it was more than 50: while the first picture of a process is encoded
-               (`first`: torch and the model are loaded) and another one (`encode`), and while a
-               hippocampus is followed through its volume (`propagate`); `layers_ms` is what
-               napari takes to make the four layers of a session, before
+               (`first`: the model's process starts, and loads it), at the first click of all
+               (`first_click`, with the time to a frame with a mask, `preview_ms`), while another
+               picture is encoded (`encode`), while a hippocampus is followed through its volume
+               (`propagate`), and while all masks of a picture are found (`automatic`);
+               `layers_ms` is what napari takes to make the four layers of a session, before
     sessions   objects of a picture of nuclei, of a NAIP scene and of a hippocampus volume, by a
                simulated person who zooms in and clicks into the largest error: clicks to an IoU of
                0.8 and 0.9 by points alone, and by a box first (counted as one); `failed`: objects
@@ -36,7 +38,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.accuracy import default_root, say
 from benchmarks.evaluation.annotator import GOALS, MOST_CLICKS, iou, needed, next_click
 from benchmarks.evaluation.hands import (
     Frames,
@@ -50,6 +51,7 @@ from benchmarks.evaluation.hands import (
     wait,
 )
 from benchmarks.evaluation.objects import Mask, tight_box
+from benchmarks.evaluation.places import default_root, say
 from benchmarks.evaluation.scenes import Scene, hippocampus, scenes
 from samplat.errors import SamplatError
 
@@ -159,10 +161,7 @@ class Window:
 
 def clicks(window: Window, count: int) -> Row:
     """The row `click`."""
-    from skimage import data, transform
-
-    coins = transform.resize(data.coins(), (SIDE, SIDE), preserve_range=True).astype(np.uint8)
-    window.show(coins)
+    window.show(_coins())
     rng = np.random.default_rng(0)
     frames = Frames(window.viewer, window.annotation.layers["preview"], window.told)
     first, finished = [], []
@@ -180,6 +179,12 @@ def clicks(window: Window, count: int) -> Row:
     return {"n": count, **_spread("preview", first), **_spread("finished", finished)}
 
 
+def _coins() -> NDArray[np.uint8]:
+    from skimage import data, transform
+
+    return transform.resize(data.coins(), (SIDE, SIDE), preserve_range=True).astype(np.uint8)  # type: ignore[no-any-return]
+
+
 def _spread(name: str, values: list[float]) -> Row:
     return {
         f"{name}_ms": round(float(np.median(values)), 1),
@@ -189,15 +194,37 @@ def _spread(name: str, values: list[float]) -> Row:
 
 def stalls(window: Window, root: Path, count: int) -> Row:
     """The row `stall`; to be the first one, since `first` is of a process that did nothing yet."""
-    rng, row = np.random.default_rng(1), {}
-    for name in ("first", "encode"):
-        window.prepare(rng.integers(0, 255, (SIDE, SIDE), dtype=np.uint8))
+    row: Row = {"first": _encoding(window, 0)}
+    row["first_click"] = _first_click(window)
+    row["encode"] = _encoding(window, 1)
+    row["propagate"] = _propagating(window, root)
+    row["automatic"] = _finding(window)
+    return row
+
+
+def _encoding(window: Window, seed: int) -> Row:
+    rng = np.random.default_rng(seed)
+    window.prepare(rng.integers(0, 255, (SIDE, SIDE), dtype=np.uint8))
+    began = time.perf_counter()
+    window.begin()
+    opened = 1e3 * (time.perf_counter() - began)
+    with Stalls() as seen:
+        window.ready()
+    return seen.row() | {"layers_ms": round(opened, 1)}
+
+
+def _first_click(window: Window) -> Row:
+    frames = Frames(window.viewer, window.annotation.layers["preview"], window.told)
+    with Stalls() as seen:
         began = time.perf_counter()
-        window.begin()
-        opened = 1e3 * (time.perf_counter() - began)
-        with Stalls() as seen:
-            window.ready()
-        row[name] = seen.row() | {"layers_ms": round(opened, 1)}
+        window.click((SIDE // 2, SIDE // 2))
+        wait(lambda: frames.first(began, FINISHED) is not None)
+    first = frames.first(began, DRAFT) or frames.first(began, FINISHED) or 0.0
+    frames.close()
+    return seen.row() | {"preview_ms": round(first, 1)}
+
+
+def _propagating(window: Window, root: Path) -> Row:
     scene = hippocampus(root)
     _open(window, scene)
     index, truth = scene.objects[0]
@@ -206,8 +233,16 @@ def stalls(window: Window, root: Path, count: int) -> Row:
     window.answer()
     with Stalls() as seen:
         _follow(window)
-    row["propagate"] = seen.row()
-    return row
+    return seen.row()
+
+
+def _finding(window: Window) -> Row:
+    window.show(_coins())
+    panel = window.widget.automatic
+    with Stalls() as seen:
+        panel.find.click()
+        wait(lambda: panel.automatic.found, 300)
+    return seen.row() | {"found": len(panel.automatic.scores)}
 
 
 def _open(window: Window, scene: Scene) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_sam import state as steps
-from napari_sam.answering import Answerer
+from napari_sam.asking import Asker
 from napari_sam.blocks import Block, starts
 from napari_sam.following import Following
 from napari_sam.layers import (
@@ -22,6 +22,7 @@ from napari_sam.layers import (
     merged,
     painted_window,
     picture_of,
+    pixel_of,
     placed_like,
     placed_on,
     points_in,
@@ -42,6 +43,16 @@ from samplat import InputError, SamplatError
 log = logging.getLogger(__name__)
 
 
+class Curtain(Protocol):
+    """What `curtain.Curtain` does, which is Qt's matter."""
+
+    def hold(self) -> None:
+        """No frames for a moment."""
+
+    def lift(self) -> None:
+        """Frames again."""
+
+
 class Annotation:
     """A session and its layers in a viewer.
 
@@ -49,10 +60,11 @@ class Annotation:
         viewer: that shows the image.
         image: the layer.
         session: of the image; closed with this.
-        answerer: the model.
-        worker: runs it.
-        slow: runs it where an answer takes many slices.
+        asker: has the model.
+        worker: asks it.
+        slow: asks it where an answer takes many slices.
         changed: called when anything of this may be different.
+        curtain: holds frames back while a mask is about to come, and is lifted when it is there.
     """
 
     def __init__(
@@ -60,12 +72,14 @@ class Annotation:
         viewer: Any,
         image: Any,
         session: Session,
-        answerer: Answerer,
+        asker: Asker,
         worker: Latest,
         slow: Latest,
         changed: Callable[[], None],
+        curtain: Curtain,
     ) -> None:
         self.viewer, self.image, self.session = viewer, image, session
+        self._curtain = curtain
         self.live = True
         """True: the model is asked whenever the question is another one."""
         self.over = False
@@ -74,10 +88,13 @@ class Annotation:
         """True: the next points lie on the object."""
         self.busy, self.told = "", ""
         """What the model is at, and what the user has to know of the last step."""
-        self.answerer, self._worker, self._changed = answerer, worker, changed
+        self.asker, self._worker, self._changed = asker, worker, changed
         self.picture = picture_of(image)
         self._syncing = False
         self._looked_at: Any = None
+        self._sent: steps.Question | None = None  # what the worker asks now
+        self._early: steps.Preview | None = None  # its answer, if the point is not there yet
+        self._owed = False  # the answer that was given up for that one
         shape = session.labels.shape
         # strokes stay here until they are steps; napari has no array of ours in its hands
         self._strokes = Scratch(shape, np.uint32, below=session.labels)
@@ -88,7 +105,7 @@ class Annotation:
             self.layers["preview"],
             self._preview,
             session,
-            answerer,
+            asker,
             slow,
             changed,
             self._failed,
@@ -130,6 +147,7 @@ class Annotation:
         self.layers["boxes"].mode = "add_rectangle"
         self.layers["labels"].events.paint.connect(self._on_paint)
         self.layers["points"].events.data.connect(self._on_points)
+        self.layers["points"].mouse_drag_callbacks.append(self._on_press)
         self.layers["boxes"].events.data.connect(self._on_boxes)
         viewer.layers.selection.active = self.layers["points"]
 
@@ -172,7 +190,7 @@ class Annotation:
 
     def close(self) -> None:
         """Take the layers away and close the session; everything is on the disk already."""
-        self._worker.cancel()
+        self._give_up()
         self.following.close()
         self._syncing = True
         self.image.events.contrast_limits.disconnect(self._on_contrast)
@@ -183,9 +201,11 @@ class Annotation:
 
     def _on_contrast(self, event: Any = None) -> None:
         self.picture, self._looked_at = picture_of(self.image), None
+        self._sent, self._early = None, None  # that is of other pixels
 
     def segment(self) -> None:
         """Ask the model again, of the slice or of the volume."""
+        self._give_up()
         if self.following.on:
             self.follow()
         else:
@@ -217,8 +237,7 @@ class Annotation:
         except SamplatError as error:
             self.told = str(error)
         else:
-            self._worker.cancel()
-            self.busy = ""
+            self._give_up()
         self._show()
 
     def single(self) -> None:
@@ -402,6 +421,8 @@ class Annotation:
             self.told = str(error)
         else:
             self._show_labels(step.after.pixels)
+            if step.after.pixels is not None:
+                self._early = None
         self.following.settle(self.picture, live=self.live)
         if self.live and self.session.state.preview is None and not self.following.on:
             self._ask()
@@ -412,16 +433,16 @@ class Annotation:
         axes = shown_axes(self.viewer, self.image)
         if axes is None or steps.question(self.session.state) is not None:
             return
-        answerer, picture, shape = self.answerer, self.picture, self.picture.shape
+        asker, picture, shape = self.asker, self.picture, self.picture.shape
         screen, (first, second) = screen_of(self.image, axes), axes
         plane = steps.plane_of(self._screen_middle(axes), axes)
         views = list(views_over((screen[first], screen[second]), (shape[first], shape[second])))
         if (plane, views) == self._looked_at:
             return
         self._looked_at = plane, views
-        self.busy = "encoding …"
+        self._sent, self.busy = None, "encoding …"
         self._worker.ask(
-            lambda stale: answerer.prepare(picture, plane, views, stale),
+            lambda stale: asker.prepare(picture, plane, views, stale),
             self._prepared,
             self._failed,
         )
@@ -450,35 +471,54 @@ class Annotation:
         if self.session.state.preview is None and not self.following.on:
             self._ask()
 
+    def _on_press(self, layer: Any, event: Any) -> None:
+        """Ask already when the button goes down: napari is at the point for a while yet."""
+        axes, state = shown_axes(self.viewer, self.image), self.session.state
+        plain = event.button == 1 and str(layer.mode) == "add" and axes is not None
+        if not (plain and self.live) or self.following.on or axes is None:
+            return
+        place = pixel_of(self.image, layer, layer.world_to_data(event.position))
+        point = steps.Point(position=place, positive=self.positive)
+        placed = merged(state.draft.prompts, [*state.draft.prompts, point], axes)
+        ahead = steps.question(state.after(steps.prompted(state, placed, axes).after))
+        if ahead is not None:
+            self._owed = self._owed or self._sent is not None
+            self._send(ahead)
+            self._curtain.hold()
+
     def _ask(self) -> None:
         if (asked := steps.question(self.session.state)) is None:
-            self._worker.cancel()
-            self.busy = ""
+            self._give_up()
             self._prepare()
             return
-        self._looked_at = None
-        answerer, picture = self.answerer, self.picture
+        self._looked_at, self._owed = None, False
+        early, self._early = self._early, None
+        if early is not None and early.question == asked:
+            self.session.show(early)
+        elif self._sent != asked:
+            self._send(asked)
+
+    def _send(self, asked: steps.Question) -> None:
+        asker, picture = self.asker, self.picture
         held = None if asked.target is None else self._held(asked)
 
-        def finished(stale: Stale) -> steps.Preview:
-            return answerer.answer(picture, asked, held, stale)
+        def work(stale: Stale) -> steps.Preview:
+            def drafted(preview: steps.Preview) -> None:
+                self._worker.tell(stale, lambda: self._drafted(preview))
 
-        def drafted(preview: steps.Preview) -> None:
-            if not answerer.looks_twice:
-                self._answered(preview)
-                return
-            # the worker first: what is drawn here must not keep it waiting
-            self.busy = "looking again …"
-            self._worker.ask(finished, self._answered, self._failed)
-            self._show_answer(preview)
+            return asker.answer(picture, asked, held, drafted, stale)
 
-        def draft(stale: Stale) -> steps.Preview:
-            return answerer.answer(
-                picture, asked, held, stale, second_look=not answerer.looks_twice
-            )
+        self._sent, self._early, self.busy = asked, None, "segmenting …"
+        self._worker.ask(work, self._answered, self._failed)
 
-        self.busy = "segmenting …"
-        self._worker.ask(draft, drafted, self._failed)
+    def _give_up(self) -> None:
+        """Nothing that was asked is wanted any more."""
+        self._worker.cancel()
+        self._sent, self._early, self._owed, self.busy = None, None, False, ""
+
+    def _drafted(self, preview: steps.Preview) -> None:
+        self.busy = "looking again …"
+        self._show_answer(preview)
 
     def _held(self, asked: steps.Question) -> Any:
         """The refined object on the slice of a question."""
@@ -494,16 +534,24 @@ class Annotation:
         return held
 
     def _answered(self, preview: steps.Preview) -> None:
-        self.busy = ""
+        self._sent, self.busy = None, ""
         self._show_answer(preview)
+        asked = steps.question(self.session.state)
+        if self._owed and asked is not None:  # the press became no point
+            self._send(asked)
+            self._owed = False
 
     def _show_answer(self, preview: steps.Preview) -> None:
+        if preview.question != steps.question(self.session.state):
+            self._early = preview
+            return
         self.session.show(preview)
         self._show_preview()
+        self._curtain.lift()
         self._changed()
 
     def _failed(self, error: Exception) -> None:
-        self.busy = ""
+        self._sent, self.busy = None, ""
         if isinstance(error, SamplatError):
             self.told = str(error)
         else:

@@ -1,13 +1,14 @@
-"""What the thread does: from a slice of an image and prompts to candidate masks."""
+"""What the model's process does: from a slice of an image and prompts to candidate masks."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 REMEMBERED = 24
 """Embeddings of views at hand without another look at the pixels."""
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +44,8 @@ class Picture:
     """Values shown black and white; None: uint8 that is shown as it is."""
     levels: tuple[Any, ...] = ()
     """The same at lower resolutions."""
+    number: int = field(default_factory=_NUMBERS.__next__)
+    """Tells it from all others of the window that made it."""
 
     def read(self, plane: Plane, view: View) -> NDArray[np.uint8]:
         """Pixels HxW or HxWxbands of a part of a slice."""
@@ -97,8 +101,7 @@ class Answerer:
         self._cache = cache
         self._warm = False
         self._cut: Any = None  # whose mask went on beyond the tile of its first prompt
-        # with each picture, so that its id stays its own
-        self._seen: OrderedDict[Any, tuple[Picture, Embedding]] = OrderedDict()
+        self._seen: OrderedDict[Any, Embedding] = OrderedDict()
 
     def answer(
         self,
@@ -116,7 +119,7 @@ class Answerer:
             question: what is asked.
             held: the refined object on that slice, an array of bool; None: a new one.
             stale: looked at between encoding and decoding.
-            second_look: False: quick masks to show until the others are there, see `predict`.
+            second_look: False: a quick mask to show until the others are there, see `predict`.
 
         Raises:
             InputError: the prompts lie outside of the image, or the model cannot be used.
@@ -124,7 +127,7 @@ class Answerer:
         """
         places, size = _places(question), _size(picture, question.plane)
         _check_inside(places, size)
-        about = (id(picture), question.plane, tuple(places[0]))
+        about = (picture.number, question.plane, tuple(places[0]))
         view = centred_view(places, size) if self._cut == about else view_of(places, size)
         found, cut = self._look(picture, question, view, held, stale, second_look)
         again = centred_view(places, size)
@@ -151,7 +154,12 @@ class Answerer:
             raise Superseded
         prompts, ambiguous = self._prompts(embedding, question, view, held)
         answer = predict(
-            self.model(), embedding, prompts, multimask=ambiguous, second_look=second_look
+            self.model(),
+            embedding,
+            prompts,
+            multimask=ambiguous,
+            second_look=second_look,
+            best_only=not second_look,
         )
         order = np.argsort(-answer.predicted_iou[0], kind="stable")
         size = _size(picture, question.plane)
@@ -186,14 +194,13 @@ class Answerer:
 
     def embedding(self, picture: Picture, plane: Plane, view: View) -> Embedding:
         """Of a part of a slice; from memory or the cache if it was seen before."""
-        key = (id(picture), plane, view.rows.start, view.columns.start, view.step)
+        key = (picture.number, plane, view.rows.start, view.columns.start, view.step)
         if key not in self._seen:
-            pixels = picture.read(plane, view)
-            self._seen[key] = (picture, self.embed(pixels))
+            self._seen[key] = self.embed(picture.read(plane, view))
             if len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
-        return self._seen[key][1]
+        return self._seen[key]
 
     def embed(self, pixels: NDArray[np.uint8]) -> Embedding:
         """Of any pixels, from the cache if they were seen before; for any thread."""

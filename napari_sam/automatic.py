@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_sam import state as steps
 from napari_sam.annotation import Annotation
-from napari_sam.everything import Choice, Found, batches, find
+from napari_sam.everything import Choice, Chosen, Found, batches
 from napari_sam.lazy import Scratch
 from napari_sam.progress import Activity
 from napari_sam.session import Session
@@ -39,6 +39,8 @@ class Automatic:
         self._activity: Activity | None = None
         self._enough = threading.Event()
         self._found: Found | None = None
+        self._shown: Chosen | None = None
+        self._choosing = False
         self._layer: Any = None
         self._pixels: Any = None
 
@@ -49,8 +51,18 @@ class Automatic:
 
     @property
     def found(self) -> bool:
-        """Whether there are any to choose from."""
-        return self._found is not None
+        """Whether any are shown, to choose from."""
+        return self._shown is not None
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Of those that are shown."""
+        return () if self._shown is None else self._shown.scores
+
+    @property
+    def choosing(self) -> bool:
+        """Whether what is shown passed other thresholds, and those that pass now will come."""
+        return self._choosing
 
     def start(self, side: int) -> None:
         """Look for everything on the screen, with a grid of `side` x `side` points.
@@ -63,7 +75,7 @@ class Automatic:
             raise InputError("masks are found on slices; leave the 3D view")
         self.drop()
         plane, view = shown
-        answerer, picture = self._annotation.answerer, self._annotation.picture
+        asker, picture = self._annotation.asker, self._annotation.picture
         self._enough = enough = threading.Event()
         total = len(batches(side))
         self._activity = Activity("finding all masks", total, self.cancel)
@@ -73,11 +85,10 @@ class Automatic:
                 self._worker.tell(stale, self._advance)
                 return not stale() and not enough.is_set()
 
-            embedding = answerer.embed(picture.read(plane, view))
-            masks = find(answerer.model(), embedding, side, wanted)
-            if masks is None:
+            found = asker.find(picture, plane, view, side, wanted, stale)
+            if found is None:
                 raise Superseded
-            return Found(masks=masks, plane=plane, view=view)
+            return found
 
         self._worker.ask(work, self._done, self._failed)
         self._changed()
@@ -93,35 +104,48 @@ class Automatic:
 
     def _failed(self, error: Exception) -> None:
         self._stop()
+        self._choosing = False
         plain = isinstance(error, SamplatError)
         self.told = str(error) if plain else f"unexpected {type(error).__name__}: {error}"
         self._changed()
 
     def choose(self, choice: Choice) -> None:
-        """Other thresholds: nothing is computed again."""
-        self.choice = choice
-        if self._found is not None:
-            masks = self._found.chosen(choice)
-            self.told = f"{len(masks)} masks of {len(self._found.masks)} candidates"
-            self._show(self._found.block(masks))
+        """Other thresholds: the model is not asked again."""
+        self.choice, found = choice, self._found
+        if found is not None:
+            self._choosing, asker = True, self._annotation.asker
+            self._worker.ask(
+                lambda stale: asker.choose(found, choice, stale), self._chosen, self._failed
+            )
+        self._changed()
+
+    def _chosen(self, chosen: Chosen) -> None:
+        self._choosing = False
+        if (found := self._found) is not None:
+            self.told = f"{len(chosen.scores)} masks of {len(found.masks)} candidates"
+            self._shown = chosen
+            self._show(chosen.block)
         self._changed()
 
     def commit(self) -> None:
         """Those that are shown become objects, in one step."""
-        if (found := self._found) is None:
+        if (found := self._found) is None or (shown := self._shown) is None:
             return
-        masks = found.chosen(self.choice)
-        if not len(masks):
+        if not shown.scores:
             self.told = "no mask passes; lower the sliders"
             self._changed()
             return
         axes = tuple(n for n, at in enumerate(found.plane) if at is None)
-        scores = [float(each) for each in masks.predicted_iou]
-        over, block = self._annotation.over, found.block(masks)
+        over = self._annotation.over
 
         def action(session: Session) -> steps.Step:
             step = session.do(
-                steps.gathered, block, scores, (axes[0], axes[1]), session.read, over=over
+                steps.gathered,
+                shown.block,
+                list(shown.scores),
+                (axes[0], axes[1]),
+                session.read,
+                over=over,
             )
             self.drop()
             return step
@@ -138,7 +162,7 @@ class Automatic:
     def drop(self) -> None:
         """None are shown."""
         self.cancel()
-        self._found, self.told = None, ""
+        self._found, self._shown, self._choosing, self.told = None, None, False, ""
         layer, self._layer = self._layer, None
         if layer is not None and layer in self._annotation.viewer.layers:
             self._annotation.viewer.layers.remove(layer)

@@ -109,8 +109,8 @@ class AutomaticPanel(QWidget):
         mine = self.automatic
         self.find.setEnabled(mine is not None and not mine.busy)
         self.cancel.setEnabled(mine is not None and mine.busy)
-        for button in (self.commit, self.drop):
-            button.setEnabled(mine is not None and mine.found)
+        self.commit.setEnabled(mine is not None and mine.found and not mine.choosing)
+        self.drop.setEnabled(mine is not None and mine.found)
         texts = [f"IoU at least {self.iou.value() / HUNDREDTHS:.2f}"]
         texts.append(f"stability {self.stability.value() / HUNDREDTHS:.2f}")
         state = "" if mine is None else ("finding …" if mine.busy else mine.told)

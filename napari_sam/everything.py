@@ -38,6 +38,16 @@ class Choice:
     """Pixels that the model sees, at least."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Masks that passed, as they are shown and become objects."""
+
+    block: Block
+    """Where they are: 1 for the first, ..."""
+    scores: tuple[float, ...]
+    """Predicted IoU of each."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Found:
     """All that may be chosen."""
@@ -49,7 +59,14 @@ class Found:
     view: View
     """The part of it."""
 
-    def chosen(self, choice: Choice) -> MaskSet:
+    def choose(self, choice: Choice) -> Chosen:
+        """Those that pass, where they are."""
+        masks = self.passing(choice)
+        return Chosen(
+            block=self.block(masks), scores=tuple(float(each) for each in masks.predicted_iou)
+        )
+
+    def passing(self, choice: Choice) -> MaskSet:
         """Those that pass, and that no better one suppresses."""
         from samplat import GridParameters, reselect
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_sam.answering import Answerer, Picture
+from napari_sam.answering import Picture
+from napari_sam.asking import Asker
 from napari_sam.blocks import Block
 from napari_sam.layers import spacing_of
 from napari_sam.progress import Activity
 from napari_sam.session import Session
-from napari_sam.stacks import Followed, follow, window_of
+from napari_sam.stacks import Followed, window_of
 from napari_sam.state import Candidate, StackQuestion, answers, stack_question
 from napari_sam.worker import Latest, Stale
 from samplat import InputError
@@ -47,7 +48,7 @@ class Following:
         layer: shows the object before it is committed.
         pixels: what it shows, of the image's shape.
         session: of the image.
-        answerer: has the model.
+        asker: has the model.
         worker: of its own, so that clicks are answered meanwhile.
         changed: called when anything of this may be different.
         failed: told of errors.
@@ -59,7 +60,7 @@ class Following:
         layer: Any,
         pixels: Any,
         session: Session,
-        answerer: Answerer,
+        asker: Asker,
         worker: Latest,
         changed: Callable[[], None],
         failed: Callable[[Exception], None],
@@ -75,7 +76,7 @@ class Following:
         self.told = ""
         """What the user has to know of the last answer."""
         self._image, self._layer, self._pixels, self._session = image, layer, pixels, session
-        self._answerer, self._worker = answerer, worker
+        self._asker, self._worker = asker, worker
         self._changed, self._failed = changed, failed
         self._activity: Activity | None = None
         self._enough = threading.Event()
@@ -128,16 +129,8 @@ class Following:
                 self._worker.tell(stale, lambda: self._heard(axis, k, found))
                 return not stale() and not enough.is_set()
 
-            return follow(
-                picture,
-                asked,
-                spacing=spacing,
-                taken=self._taken(asked, over=over),
-                model=self._answerer.model(),
-                embed=self._answerer.embed,
-                heard=heard,
-                earlier=earlier,
-            )
+            taken = self._taken(asked, over=over)
+            return self._asker.follow(picture, asked, spacing, taken, earlier, heard, stale)
 
         return work
 

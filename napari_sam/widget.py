@@ -26,9 +26,11 @@ from qtpy.QtWidgets import (
 
 from napari_sam import keys
 from napari_sam.annotation import Annotation
-from napari_sam.answering import Answerer
+from napari_sam.asking import Asker
 from napari_sam.automatic_panel import AutomaticPanel
+from napari_sam.curtain import Curtain
 from napari_sam.export_row import ExportRow
+from napari_sam.hosting import Host
 from napari_sam.layers import folder_of, picture_of, shape_of
 from napari_sam.session import Session
 from napari_sam.state import Object
@@ -60,6 +62,26 @@ class _Courier(QObject):
         """Run a function there, soon; from any thread."""
         with contextlib.suppress(RuntimeError):  # the window is gone
             self.sent.emit(function)
+
+
+class _Home(QObject):
+    """Ties the process of the model to a viewer's window: all widgets there share it.
+
+    Args:
+        window: Qt's, which this goes with.
+    """
+
+    def __init__(self, window: Any) -> None:
+        super().__init__(window)
+        self.host = Host()
+        self.destroyed.connect(self.host.close)
+
+
+def host_of(viewer: Any) -> Host:
+    """Who has the model for a viewer."""
+    window = viewer.window._qt_window
+    home: _Home = window.findChild(_Home) or _Home(window)
+    return home.host
 
 
 class _Models(QComboBox):
@@ -107,12 +129,18 @@ class SegmentWidget(QWidget):
         for worker in self._workers:
             self.destroyed.connect(worker.close)
         self._worker, self._slow, whole = self._workers
+        self._host = host_of(napari_viewer)
+        self._curtain = Curtain(napari_viewer, self)
         self.volume, self.automatic = VolumePanel(), AutomaticPanel(whole)
         self._build()
         layers = self.viewer.layers
         layers.events.inserted.connect(self._fill_images)
         layers.events.removed.connect(self._on_removed)
         self._fill_images()
+        self._idle = QTimer(self)
+        self._idle.setSingleShot(True)
+        self._idle.timeout.connect(self._load)
+        self._idle.start()
 
     def _build(self) -> None:
         self.images, self.models = QComboBox(), _Models()
@@ -200,15 +228,29 @@ class SegmentWidget(QWidget):
         except SamplatError as error:
             self.told.setText(str(error))
 
+    def _load(self) -> None:
+        """Begin to load the model while the user looks around, unless work has begun."""
+        if self.annotation is not None:
+            return
+        asker = Asker(self._host, self.models.currentText())
+        self._worker.ask(asker.load, lambda _: None, lambda _: None)
+
     def _open(self, image: Any, folder: Path | None) -> None:
         picture_of(image)  # refuses what cannot be looked at before anything is made
         path = folder or folder_of(self.folder, image)
         about = {"name": image.name, "path": str(getattr(image.source, "path", None) or "")}
         session = Session(path, shape_of(image), about)
-        answerer = Answerer(self.models.currentText(), self.cache)
+        asker = Asker(self._host, self.models.currentText(), self.cache)
         try:
             self.annotation = Annotation(
-                self.viewer, image, session, answerer, self._worker, self._slow, self._refresh
+                self.viewer,
+                image,
+                session,
+                asker,
+                self._worker,
+                self._slow,
+                self._refresh,
+                self._curtain,
             )
         except BaseException:
             session.close()

@@ -134,6 +134,7 @@ def predict(
     multimask: bool = True,
     second_look: bool = True,
     on_draft: Callable[[Prediction], object] | None = None,
+    best_only: bool = False,
 ) -> Prediction:
     """Masks for P prompts of one image (paper, section 3).
 
@@ -147,6 +148,8 @@ def predict(
             would look at each again; something to show until the others are there.
         on_draft: told of those masks as soon as they are drawn, before a model that does so looks
             at them again; of many prompts, group by group. What it raises ends the prediction.
+        best_only: of each prompt the mask of the highest predicted IoU alone, so that no others
+            are brought to the image's resolution.
 
     Raises:
         InputError: a prompt outside of the image, a mask prompt of the wrong size, or an embedding
@@ -156,6 +159,9 @@ def predict(
     step, outputs = _chunk(model), MULTIMASK if multimask else SINGLE
 
     def shown(logits: Tensor, iou: Tensor) -> Prediction:
+        if best_only:
+            rows, best = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1)
+            logits, iou = logits[rows, best][:, None], iou[rows, best][:, None]
         masks = upscale_logits(model, embedding, logits) > 0
         return Prediction(
             masks=masks.cpu().numpy(), predicted_iou=iou.cpu().numpy(), logits=logits.cpu().numpy()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
 
-from benchmarks.accuracy import default_root
 from benchmarks.evaluation.annotator import iou, needed, next_click
+from benchmarks.evaluation.places import default_root
 from benchmarks.evaluation.scenes import SCENES, ponds, scenes
 from samplat.errors import InputError
 

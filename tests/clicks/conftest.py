@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.evaluation.hands import screen, settings_of
+from clicks.near import Near
+from napari_sam.hosting import Host
 
 QUIET = (
     "ignore::DeprecationWarning",
@@ -50,8 +52,17 @@ def window(display: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def viewer(window: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def host() -> Iterator[Host]:
+    """Who has the model: threads of this process, so that tests see and change what they do."""
+    made = Host(Near)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def viewer(window: Any, host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The viewer, empty: a new one for each test takes seconds."""
+    monkeypatch.setattr("napari_sam.widget.host_of", lambda _: host)
     from qtpy.QtWidgets import QApplication
 
     # napari collects garbage for each layer that goes, which takes a second beside torch

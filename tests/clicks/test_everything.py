@@ -109,7 +109,7 @@ def test_masks_are_placed_where_they_were_seen() -> None:
     assert (labels[:4, :4] == 1).all()  # the better one has what both cover
     assert (labels[4:, 2:] == 2).all()
     choice = Choice(iou=0.5, stability=0.5, area=5)
-    assert found.chosen(choice).areas.tolist() == [12]
+    assert found.passing(choice).areas.tolist() == [12]
 
 
 def test_many_become_objects_in_one_step_beside_finished_ones(tmp_path: Path) -> None:
@@ -170,7 +170,10 @@ def test_find_choose_and_commit_in_the_window(viewer: Any, coins: Any, tmp_path:
     begun = time.monotonic()
     panel.area.setValue(1200)
     panel.iou.setValue(90)
+    assert not panel.commit.isEnabled()  # others are shown still
+    wait(lambda: not panel.automatic.choosing)
     assert time.monotonic() - begun < 1  # nothing is computed again
+    assert panel.commit.isEnabled()
     assert len(np.unique(layer.data)) < many
     shown = len(np.unique(np.asarray(layer.data)[session.labels != 1])) - 1
     steps = len(session.history.done)

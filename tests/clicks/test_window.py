@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clicks.gui import answered, click, drag, opened, press, seen, wait
+from clicks.gui import answered, at, canvas_of, click, drag, opened, press, seen, wait
 from napari_sam.answering import Answerer
 from napari_sam.layers import picture_of
+from napari_sam.serving import Served
 from napari_sam.session import JOURNAL, LABELS, Session, replay
 from napari_sam.state import Point, Question
 from napari_sam.widget import SegmentWidget
@@ -231,6 +232,47 @@ def test_what_was_done_is_there_again(viewer: Any, coins: Any, tmp_path: Path) -
     assert not widget.annotation.layers["labels"].data[...].any()
 
 
+def test_the_model_is_asked_when_the_button_goes_down(
+    viewer: Any, coins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qtpy.QtCore import QPoint, Qt
+    from qtpy.QtTest import QTest
+
+    asked, answer = [], Served.answer
+
+    def asking(served: Any, caller: Any, named: Any, sight: Any, question: Any, held: Any) -> Any:
+        asked.append(question)
+        return answer(served, caller, named, sight, question, held)
+
+    monkeypatch.setattr(Served, "answer", asking)
+    viewer.add_image(coins)
+    widget = opened(viewer, tmp_path)
+    wait(lambda: not widget.annotation.busy)
+    canvas, left = canvas_of(viewer), Qt.MouseButton.LeftButton
+    place = QPoint(*at(viewer, COIN))
+    QTest.mouseMove(canvas, place)
+    QTest.mousePress(canvas, left, pos=place)
+    assert not canvas.updatesEnabled()  # the next frame is to have the mask
+    wait(lambda: asked and not widget.annotation.busy)
+    assert not state_of(widget).draft.prompts
+    assert state_of(widget).preview is None
+    wait(canvas.updatesEnabled)
+    QTest.mouseRelease(canvas, left, pos=place)
+    wait(lambda: answered(widget))
+    assert is_yellow(seen(viewer, BESIDE))
+    assert len(asked) == 1
+
+    press(viewer, "Shift-C")
+    click(viewer, COIN)
+    drag(viewer, GROUND, COIN)  # before the mask of the click is finished, and no point
+    wait(lambda: answered(widget))
+    time.sleep(0.1)
+    wait(lambda: answered(widget))
+    assert len(state_of(widget).draft.prompts) == 1
+    assert state_of(widget).preview.question == asked[-1]
+    assert len(state_of(widget).preview.candidates) == 3
+
+
 class Slow(Answerer):
     """A model that takes its time, holding no lock of Python's."""
 
@@ -250,7 +292,7 @@ def test_the_window_goes_on_while_the_model_works_and_closes_at_once(
     from qtpy.QtCore import QTimer
     from qtpy.QtWidgets import QApplication
 
-    monkeypatch.setattr("napari_sam.widget.Answerer", Slow)
+    monkeypatch.setattr("napari_sam.serving.Answerer", Slow)
     Slow.free.clear()
     viewer.add_image(coins)
     widget = opened(viewer, tmp_path)

@@ -234,3 +234,14 @@ def test_a_first_draft_is_what_the_second_look_begins_with(shape):
         # the second look changes the mask only in its window
         far = np.abs(draft.logits - whole.logits) < 1e-4
         assert 0.05 < far.mean() < 1
+
+
+def test_the_best_mask_alone_is_the_best_of_all():
+    model = small_model("conv")
+    embedding = samplat.embed(model, RNG.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+    prompts = samplat.Prompts(points=RNG.integers(0, 90, (12, 1, 2)), labels=np.ones((12, 1), int))
+    whole = samplat.predict(model, embedding, prompts)
+    best = samplat.predict(model, embedding, prompts, best_only=True)
+    assert best.masks.shape == (12, 1, 96, 128)
+    np.testing.assert_array_equal(best.masks[:, 0], whole.best())
+    np.testing.assert_array_equal(best.predicted_iou[:, 0], whole.predicted_iou.max(axis=1))
