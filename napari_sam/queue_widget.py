@@ -24,13 +24,15 @@ from napari_sam.recording import Recording
 from napari_sam.stopwatch import Stopwatch
 from napari_sam.widget import SegmentWidget
 from napari_sam.worker import Latest, Stale, Superseded
-from samplat import SamplatError
+from samplat import InputError, JobError, SamplatError
 
 if TYPE_CHECKING:
-    from samplat import PictureQueue, PictureWork, QueueStatus
+    from samplat import PictureQueue, PictureWork, QueuedPicture, QueueStatus
 
 TICK = 500
 """Milliseconds between looks at the stopwatch."""
+NOTES = 3
+"""Pictures that cannot be opened are told of, the last ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,8 @@ class _Taken:
     work: PictureWork | None
     """None: there is none left."""
     recording: Recording | None
+    notes: tuple[str, ...]
+    """What the person has to know."""
 
 
 class QueueWidget(QWidget):
@@ -216,8 +220,13 @@ class QueueWidget(QWidget):
         self.train.setText("Retrain")
         if process is not None:
             process.deleteLater()
-        if self.queue is not None:
-            self._show(self.queue.status())
+        self._look()
+
+    def _look(self) -> None:
+        """Ask in the other thread where the queue stands: it may be long."""
+        queue = self.queue
+        if queue is not None and self.recording is not None:
+            self._worker.ask(lambda stale: queue.status(), self._show, self._on_failed)
 
     def _chosen(self) -> int | None:
         """The object that is chosen in the list, or else picked in the picture."""
@@ -250,15 +259,15 @@ class QueueWidget(QWidget):
 
     def _on_taken(self, taken: _Taken) -> None:
         self.queue, self._skipped = taken.queue, taken.skipped
-        self._say("\n".join(taken.status.notes))
+        self._say("\n".join(taken.notes))
         if taken.work is None or taken.recording is None:
-            self._say("\n".join((*taken.status.notes, "There is no picture left in this stage.")))
+            self._say("\n".join((*taken.notes, "There is no picture left in this stage.")))
         else:
             self._show_picture(taken.work, taken.recording, taken.status.model)
         self._show(taken.status)
 
     def _show_picture(self, work: PictureWork, recording: Recording, model: str) -> None:
-        self._image = self.viewer.add_image(work.image, name=work.picture.path.name)
+        self._image = self.viewer.add_image(work.image, rgb=True, name=work.picture.path.name)
         self.viewer.reset_view()
         self.segment.images.setCurrentText(self._image.name)
         self.segment.models.setCurrentText(model)
@@ -292,9 +301,9 @@ class QueueWidget(QWidget):
         except SamplatError as error:
             self._say(str(error))
             return
-        if told and self.queue is not None:
+        if told:
             self._say("")
-            self._show(self.queue.status())
+            self._look()
 
     def _on_sign(self, *told: Any) -> None:
         self.watch.sign()
@@ -372,15 +381,35 @@ class QueueWidget(QWidget):
 
 
 def _taken(queue: PictureQueue, skipped: frozenset[int], watch: Stopwatch, stale: Stale) -> _Taken:
-    """The next picture, open; when there is no other, those that were skipped come again."""
-    found = queue.next(skipped)
-    if found is None and skipped:
-        found, skipped = queue.next(), frozenset()
-    if found is None:
+    """The next picture, open; pictures that cannot be are told of and left out."""
+    notes, unusable = list[str](), frozenset[int]()
+    while True:
+        found = queue.next(skipped | unusable)
+        if found is None and skipped - unusable:  # those that were skipped come again
+            found, skipped = queue.next(unusable), frozenset()
+        work, recording = None, None
+        if found is not None:
+            try:
+                work, recording = _opened(queue, found, watch, stale)
+            except (InputError, JobError) as error:
+                notes.append(str(error))
+                unusable |= {found.index}
+                continue
+        status = queue.status()
         return _Taken(
-            queue=queue, status=queue.status(), skipped=skipped, work=None, recording=None
+            queue=queue,
+            status=status,
+            skipped=skipped | unusable,
+            work=work,
+            recording=recording,
+            notes=(*status.notes, *notes[-NOTES:]),
         )
-    work = queue.begin(found)
+
+
+def _opened(
+    queue: PictureQueue, picture: QueuedPicture, watch: Stopwatch, stale: Stale
+) -> tuple[PictureWork, Recording]:
+    work = queue.begin(picture)
     try:
         recording = Recording(work, watch)
         recording.prepare()
@@ -389,9 +418,7 @@ def _taken(queue: PictureQueue, skipped: frozenset[int], watch: Stopwatch, stale
     except BaseException:
         work.close()
         raise
-    return _Taken(
-        queue=queue, status=queue.status(), skipped=skipped, work=work, recording=recording
-    )
+    return work, recording
 
 
 def _docked(viewer: Any) -> SegmentWidget:

@@ -157,8 +157,8 @@ class PictureQueue(Protocol):
         """Open a picture that was taken; may take seconds, for any thread.
 
         Raises:
-            InputError: the file is gone, or was changed.
-            SamplatError: the picture is somebody else's, or the model cannot be used.
+            InputError: this picture cannot be used: its file is gone, or was changed.
+            SamplatError: none can, as without the model; or the picture is somebody else's.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_a_picture_from_the_queue_to_the_project_and_the_next(
     }
     press(viewer, "Control-Z")
     assert again(project).state(0).masks["w000001"].rle == mask.rle
-    assert "2 masks" in widget.stage.text()
+    wait(lambda: "2 masks" in widget.stage.text())
 
     widget.finish()
     wait(lambda: widget.recording is not None)
@@ -207,7 +208,15 @@ def test_what_goes_wrong_is_told(viewer: Any, project: Project) -> None:
     wait(lambda: "samplat engine create" in widget.told.text())
     (project.folder.parent / "pictures" / "coins-0.png").write_bytes(b"other")
     widget.open(project.folder)
-    wait(lambda: "coins-0.png" in widget.told.text())
+    wait(lambda: widget.recording is not None)
+    assert "coins-0.png was changed" in widget.told.text()
+    assert widget.recording is not None
+    assert widget.recording.work.picture.index == 1  # the others can be annotated
+    reference = project.settings.model
+    other = replace(project.settings, model=replace(reference, sha256="0" * 64))
+    other.save(project.folder / "project.json")
+    widget.open(project.folder)
+    wait(lambda: "has the weights" in widget.told.text())
     project.set_stage("fully-automatic")
     widget.open(project.folder)
     wait(lambda: "needs nobody" in widget.told.text())

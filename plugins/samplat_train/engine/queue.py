@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import MaskChange, QueuedMask, QueuedPicture, QueueStatus
+from samplat import (
+    InputError,
+    MaskChange,
+    QueuedMask,
+    QueuedPicture,
+    QueueStatus,
+    SamplatError,
+)
 from samplat_train.engine.listing import PictureEntry
 from samplat_train.engine.project import Project
 from samplat_train.engine.statistics import effort_of
@@ -111,6 +118,10 @@ class EngineQueue:
 
     def begin(self, picture: QueuedPicture) -> EngineWork:
         """Check model and picture; propose masks in the semi-automatic stage."""
+        try:
+            self.project.assistant  # noqa: B018 without a model there is nothing to be done
+        except InputError as error:
+            raise SamplatError(str(error)) from error
         session = self.project.annotate(picture.index, clock=self._clock, prompted=False)
         return EngineWork(session, picture)
 
