@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_sam.queue_widget import QueueWidget
 from napari_sam.reading import factory_for
 from napari_sam.widget import SegmentWidget
 from samplat import InputError, SamplatError
@@ -20,6 +21,8 @@ class Window:
     """Of napari."""
     widget: SegmentWidget
     """Docked in it."""
+    queue: QueueWidget | None = None
+    """Docked beside it, if a project was opened."""
     run: Callable[[], None]
     """Returns when the last window is closed."""
 
@@ -58,3 +61,24 @@ def open_window(image: Path, model: str, session: Path | None, cache: Path | Non
     widget.cache = cache
     widget.open(session)
     return Window(viewer=viewer, widget=widget, run=napari.run)
+
+
+def open_project(folder: Path, cache: Path | None = None) -> Window:
+    """Open a data engine project, and begin or go on with its next picture.
+
+    Raises:
+        InputError: the folder is none that anything installed knows, or its files are damaged.
+    """
+    from samplat import registry
+
+    registry().open_queue(folder)  # what is wrong with it is told before there is a window
+    import napari
+
+    viewer = napari.Viewer(show=True)
+    widget = SegmentWidget(viewer)
+    widget.cache = cache
+    queue = QueueWidget(viewer, widget)
+    viewer.window.add_dock_widget(queue, name="Data Engine", area="right")
+    viewer.window.add_dock_widget(widget, name="Segment Anything", area="right")
+    queue.open(folder)
+    return Window(viewer=viewer, widget=widget, queue=queue, run=napari.run)

@@ -23,6 +23,8 @@ Plane = tuple[int | None, ...]
 """An index for each axis that a picture is a slice of, None for the two that it shows."""
 Reader = Callable[[Window], NDArray[Any]]
 """Reads the labels of a window."""
+FILLED = "fill in"
+"""Name of a step that nobody took in the window, and that is not taken back there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +224,8 @@ class Object:
     """Predicted IoU of its last mask, or the mean confidence of its slices; None if painted."""
     note: str = ""
     """A reviewer's remark."""
+    origin: str = ""
+    """What it is called where it came from; empty if it was made here."""
     area: int = 0
     """Number of pixels."""
     start: tuple[int, ...] = ()
@@ -329,7 +333,7 @@ class History:
         Raises:
             InputError: there is none.
         """
-        if not self.done:
+        if not self.done or self.done[-1].name == FILLED:
             raise InputError("there is nothing to undo")
         step = self.done[-1]
         return History(
@@ -624,6 +628,68 @@ def gathered(
         following=state.following + len(there),
         pixels=(found.window, under, np.where(values > 0, numbers[values], under)),
     )
+
+
+def filled(state: State, objects: Mapping[int, Object], labels: Block, read: Reader) -> Step:
+    """Objects and labels are these now, whatever was there; the draft stays if it can.
+
+    Args:
+        state: as it is.
+        objects: all of them, by number, with their areas and boxes.
+        labels: of all pixels.
+        read: the labels as they are.
+    """
+    gone = {n: None for n in state.objects if n not in objects}
+    changed = {n: each for n, each in objects.items() if state.objects.get(n) != each}
+    kept = state.draft if state.draft.target in (None, *objects) else Draft()
+    step = _step(
+        state,
+        FILLED,
+        draft=kept,
+        objects={**gone, **changed},
+        following=max([state.following, *(n + 1 for n in objects)]),
+        pixels=(labels.window, read(labels.window), labels.array()),
+    )
+    # areas and boxes are told, and tighter than what the step would make of them
+    told = tuple((n, None if each is None else objects[n]) for n, each in step.after.objects)
+    return replace(step, after=replace(step.after, objects=told))
+
+
+def withdrawn(
+    state: State, number: int, read: Reader, below: Iterable[tuple[int, Block]] = ()
+) -> Step:
+    """An object goes, protected or not, and what lay below it is to be seen.
+
+    Args:
+        state: as it is.
+        number: the object.
+        read: the labels as they are.
+        below: other objects' pixels that may have been covered; later ones lie on earlier ones.
+
+    Raises:
+        InputError: there is no such object.
+    """
+    found = _object(state, number)
+    draft = Draft() if state.draft.target == number else state.draft
+    pixels = None
+    if found.start:
+        under = read(found.window)
+        free, values = under == number, np.where(under == number, 0, under)
+        for other, block in below:
+            if other != number and other in state.objects:
+                hidden = _joint_within(block, found.window)
+                values[free & hidden] = other
+        pixels = (found.window, under, values)
+    return _step(state, f"reject {number}", draft=draft, objects={number: None}, pixels=pixels)
+
+
+def _joint_within(block: Block, window: Window) -> NDArray[np.bool_]:
+    """Where a block is not 0, in a window that need not hold it."""
+    whole = union(block.window, window)
+    inside = tuple(
+        slice(a.start - b.start, a.stop - b.start) for a, b in zip(window, whole, strict=True)
+    )
+    return _joint([block], whole)[inside]
 
 
 def deleted(state: State, number: int, read: Reader) -> Step:

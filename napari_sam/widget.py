@@ -118,8 +118,11 @@ class SegmentWidget(QWidget):
         self.annotation: Annotation | None = None
         self._filling = False
         self._bound: keys.Bound | None = None
+        self.listeners: list[Callable[[], None]] = []
+        """Called when anything may be different, after it is shown."""
         keys.register()
         self._courier = _Courier()
+        self.carry = self._courier.carry
         self._workers = tuple(Latest(self._courier.carry) for _ in range(3))
         self._moved = QTimer(self)
         self._moved.setSingleShot(True)
@@ -351,6 +354,8 @@ class SegmentWidget(QWidget):
         self.told.setText("" if mine is None else mine.told)
         self.busy.setText("" if mine is None else _progress(mine))
         self.volume.refresh()
+        for listener in tuple(self.listeners):
+            listener()
 
     def _set_cell(self, row: int, column: int, text: str) -> None:
         item = self.table.item(row, column)

@@ -77,6 +77,15 @@ _HOME = {
     "progress": ("Progress", "choose_progress"),
     "prompters": ("Prompter",),
     "prompts": ("Prompts",),
+    "queues": (
+        "MaskChange",
+        "PictureQueue",
+        "PictureWork",
+        "QueueFactory",
+        "QueueStatus",
+        "QueuedMask",
+        "QueuedPicture",
+    ),
     "stack_answers": (
         "SliceFound",
         "StackAnswer",
@@ -120,10 +129,13 @@ __all__ = [
     "JobKind",
     "JobOrder",
     "JobResult",
+    "MaskChange",
     "MaskSet",
     "Model",
     "ModelSpec",
     "ObjectPrompt",
+    "PictureQueue",
+    "PictureWork",
     "Plan",
     "PluginError",
     "Prediction",
@@ -133,6 +145,10 @@ __all__ = [
     "PromptedSegmenter",
     "Prompter",
     "Prompts",
+    "QueueFactory",
+    "QueueStatus",
+    "QueuedMask",
+    "QueuedPicture",
     "Registry",
     "Rehearsal",
     "Rescaler",
@@ -287,6 +303,15 @@ if TYPE_CHECKING:
     from samplat.progress import Progress, choose_progress
     from samplat.prompters import Prompter
     from samplat.prompts import Prompts
+    from samplat.queues import (
+        MaskChange,
+        PictureQueue,
+        PictureWork,
+        QueuedMask,
+        QueuedPicture,
+        QueueFactory,
+        QueueStatus,
+    )
     from samplat.rehearsal import Rehearsal, rehearse
     from samplat.selection import reselect
     from samplat.shapes import between_masks, mask_depth

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from samplat.job import JobResult, SegmenterFactory
     from samplat.pixels import Rescaler, SourceFactory
     from samplat.prompters import Prompter
+    from samplat.queues import QueueFactory
 
 hookspec = pluggy.HookspecMarker("samplat")
 hookimpl = pluggy.HookimplMarker("samplat")
@@ -138,6 +139,11 @@ def register_job_kinds(register: Callable[[JobKind], None]) -> None:
 @hookspec
 def register_executors(register: Callable[[ExecutorFactory], None]) -> None:
     """Hand over ways to run a job's tiles: threads, a Dask cluster."""
+
+
+@hookspec
+def register_queues(register: Callable[[QueueFactory], None]) -> None:
+    """Hand over openers of folders with pictures that people annotate one after the other."""
 
 
 @hookspec

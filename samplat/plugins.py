@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
     from samplat.progress import Progress
     from samplat.prompters import Prompter
+    from samplat.queues import PictureQueue, QueueFactory
 
 GROUP = "samplat.plugins"
 """Entry-point group of plugins, our own and others'."""
@@ -37,6 +38,7 @@ KINDS = (
     "exporters",
     "executors",
     "job_kinds",
+    "queues",
 )
 """What can be registered by name: `register_models` and so on."""
 
@@ -207,6 +209,22 @@ class Registry:
     def job_kinds(self) -> tuple[JobKind, ...]:
         """What can be an item of a batch, in order of registration."""
         return tuple(self.found["job_kinds"].values())
+
+    def open_queue(self, folder: Path, **options: Any) -> PictureQueue:
+        """The queue of pictures in a folder, opened by the first factory that accepts it.
+
+        Raises:
+            InputError: none does, or its files are damaged.
+        """
+        factory: QueueFactory
+        for factory in self.found["queues"].values():
+            if factory.accepts(folder):
+                return factory.open(folder, **options)
+        known = ", ".join(self.found["queues"]) or "none; see `samplat plugins`"
+        raise InputError(
+            f"{folder} holds no pictures to annotate that anything installed knows ({known}); make "
+            "a project with `samplat engine create`"
+        )
 
     def exporter_for(self, output: Path) -> Exporter:
         """The exporter that claims this output's suffix, the longest first.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication
 from skimage import data
@@ -38,6 +39,14 @@ def done(annotation: Any) -> bool:
     return annotation.session.state.candidate is not None and not annotation.busy
 
 
+def save(viewer: Any, output: Path) -> None:
+    """The whole window, in 200 colours: a third of the bytes, and no difference to be seen."""
+    QApplication.processEvents()
+    seen = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+    small = seen.quantize(200, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    small.save(output, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -58,7 +67,7 @@ def main() -> None:
         widget.place.setText("Kept in\n~/.cache/samplat/napari/coins-359661b118e5")
         wait(lambda: done(widget.annotation))
         widget.annotation.layers["points"].selected_data = set()
-        viewer.screenshot(str(output), canvas_only=False, flash=False)
+        save(viewer, output)
         widget.shutdown()
         viewer.close()
 

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 from samplat import hookimpl
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import typer
 
+    from samplat import QueueFactory
+
 REQUIRES = ("skimage",)
+
+
+@hookimpl
+def register_queues(register: Callable[[QueueFactory], None]) -> None:
+    """Projects of the data engine."""
+    from samplat_train.queues import EngineQueues
+
+    register(EngineQueues())
 
 
 @hookimpl

@@ -5,6 +5,7 @@ By the real model, or, where it is not about that, by a segmenter that knows the
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -467,3 +468,53 @@ def test_what_is_said_of_each_slice() -> None:
             StackQuestion(**{**vars(asked), "extent": (2, 8)}),
             SHAPE,
         )
+
+
+def test_a_full_disk_leaves_the_volume_as_it_was(
+    viewer: Any, scan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knowing: Any
+) -> None:
+    """While the object is committed: the journal cannot be written, then the labels cannot."""
+    _, widget = show(viewer, scan, tmp_path)
+    annotation = widget.annotation
+    session = annotation.session
+    annotation.layers["points"].add(MIDDLE)
+    press(viewer, "Shift-S")
+    wait(lambda: followed(widget))
+    written = (session.folder / JOURNAL).read_bytes()
+    journal = session._journal._file
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(journal, name)
+
+        def write(self, data: memoryview) -> int:
+            if journal.tell() > len(written):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return int(journal.write(data[:100]))
+
+    monkeypatch.setattr(session._journal, "_file", Full())
+    press(viewer, "C")
+    assert "No space left" in widget.told.text()
+    assert not session.state.objects
+    assert not session.labels[...].any()
+    assert (session.folder / JOURNAL).read_bytes() == written
+    assert followed(widget)  # nothing of it is lost
+    monkeypatch.undo()
+
+    array = session.labels._array
+
+    class FullLabels:
+        chunks, shape = array.chunks, array.shape
+
+        def __setitem__(self, part: Any, values: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(session.labels, "_array", FullLabels())
+    press(viewer, "C")
+    monkeypatch.undo()
+    assert session.state.objects[1].area > 0
+    widget.close_session()
+    widget.open()
+    labels = widget.annotation.session.labels
+    assert (labels == 1).sum() == widget.annotation.session.state.objects[1].area
+    assert dice(labels == 1, scan[1]) > 0.85

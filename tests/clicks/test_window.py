@@ -375,11 +375,64 @@ def test_sessions_that_cannot_be_opened_and_models_that_are_missing(
     assert widget.annotation is None
     assert "[5, 5]" in widget.told.text()
 
-    widget.models.setCurrentText("no-such-model")
-    widget.open()
-    click(viewer, COIN)
-    wait(lambda: "no-such-model" in widget.told.text())
-    assert len(state_of(widget).draft.prompts) == 1
+    (tmp_path / "cut.safetensors").write_bytes(b"\x40\0\0\0\0\0\0\0{")
+    for name in ("no-such-model", str(tmp_path / "cut.safetensors")):
+        widget.models.setCurrentText(name)
+        widget.open()
+        click(viewer, COIN)
+        wait(lambda name=name: Path(name).name in widget.told.text())
+    assert len(state_of(widget).draft.prompts) == 2
+
+
+def test_there_is_nothing_to_annotate(viewer: Any, tmp_path: Path) -> None:
+    """Labels, shapes and points are no images; an empty image, and one of one axis, are refused."""
+    viewer.add_labels(np.ones((8, 8), int))
+    viewer.add_shapes(ndim=2)
+    viewer.add_points(ndim=2)
+    widget = opened(viewer, tmp_path)
+    assert widget.annotation is None
+    assert "Open an image" in widget.told.text()
+    for data in (np.zeros((0, 8)), np.zeros((4, 0, 8), np.float32)):
+        layer = viewer.add_image(data, contrast_limits=(0, 1))
+        widget.images.setCurrentText(layer.name)
+        widget.open()
+        assert widget.annotation is None
+        assert "pixels" in widget.told.text()
+        viewer.layers.remove(layer)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_viewers(viewer: Any, coins: Any, tmp_path: Path) -> None:
+    """On one picture the second waits for the first; on two they do not meet."""
+    import napari
+
+    viewer.add_image(coins)
+    first = opened(viewer, tmp_path)
+    other = napari.Viewer(show=False)
+    try:
+        second = SegmentWidget(other, tmp_path)
+        other.add_image(coins, name="the same pixels")
+        second.open()
+        assert second.annotation is None
+        assert "open in another" in second.told.text()
+        turned = other.add_image(coins[::-1])
+        second.images.setCurrentText(turned.name)
+        second.open()
+        assert second.annotation is not None
+        second.annotation.session.paint((3, 3), np.full((2, 2), 5))
+        press(viewer, "T")  # the key is the first one's
+        assert not first.annotation.positive
+        assert second.annotation.positive
+        first.annotation.session.paint((3, 3), np.full((2, 2), 1))
+        assert second.annotation.session.labels[3, 3] == 5
+        assert first.annotation.session.labels[3, 3] == 1
+        first.close_session()
+        second.images.setCurrentText("the same pixels")
+        second.open()
+        assert second.annotation.session.labels[3, 3] == 1
+    finally:
+        second.shutdown()
+        other.close()
 
 
 def test_an_image_opens_ready(

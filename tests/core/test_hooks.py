@@ -21,10 +21,10 @@ class Thing:
     name: str
     suffixes: tuple[str, ...] = (".mine",)
 
-    def accepts(self, path: str) -> bool:
-        return path.startswith("mine:")
+    def accepts(self, path: str | Path) -> bool:
+        return str(path).startswith("mine:")
 
-    def open(self, path: str) -> str:
+    def open(self, path: str | Path) -> str:
         return f"opened {path}"
 
 
@@ -64,6 +64,10 @@ class Everything:
         register(Thing("my-kind"))
 
     @hookimpl
+    def register_queues(self, register):
+        register(Thing("my-queue"))
+
+    @hookimpl
     def register_commands(self, app):
         app.command("my-command")(lambda: None)
 
@@ -95,6 +99,7 @@ def test_objects_are_found_where_they_are_used(loaded: SimpleNamespace) -> None:
     assert found.segmenter("my-segmenter").name == "my-segmenter"
     assert found.exporter_for(Path("labels.mine")).name == "my-exporter"
     assert found.executor("my-executor").name == "my-executor"
+    assert found.open_queue(Path("mine:2")) == "opened mine:2"  # type: ignore[comparison-overlap]
     assert [kind.name for kind in found.job_kinds()] == ["my-kind"]
 
 

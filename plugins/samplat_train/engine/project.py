@@ -207,13 +207,18 @@ class Project:
         return next((e for e in fresh_first if self._claim(e, stage)), None)
 
     def annotate(
-        self, picture: PictureEntry | int, *, clock: Callable[[], float] = time.monotonic
+        self,
+        picture: PictureEntry | int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        prompted: bool = True,
     ) -> Session:
         """Begin or go on with a picture; the clock of the first mask starts when this returns.
 
         Args:
             picture: as a rule from `next_picture`.
             clock: seconds that never run backwards; measures the time per mask.
+            prompted: False: the picture is not encoded before `Session.prompt` is used.
 
         Raises:
             InputError: the picture is gone or changed, or not of this project.
@@ -223,7 +228,7 @@ class Project:
 
         entry, stage = self.entry(picture), self._stage_of_people()
         with self.claimed(entry):
-            return Session(self, entry, stage, clock)
+            return Session(self, entry, stage, clock, prompted=prompted)
 
     def record(self, picture: PictureEntry | int, lines: Sequence[Record]) -> PictureState:
         """Add lines to the records of a picture that is claimed; returns its new state.

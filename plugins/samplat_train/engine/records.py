@@ -265,6 +265,7 @@ def _apply_mask(state: PictureState, record: MaskRecord) -> None:
         state.masks.pop(record.id, None)
         state.rejected[record.id] = record.stage
     else:
+        state.rejected.pop(record.id, None)  # it was taken back
         state.masks[record.id] = record
 
 

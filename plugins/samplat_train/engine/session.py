@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samplat import InputError, MaskSet, Prompts, SamplatError
+from samplat import InputError, MaskChange, MaskSet, Prompts, SamplatError
 from samplat_train.engine.assistants import Candidate
 from samplat_train.engine.records import (
     Action,
@@ -71,6 +71,7 @@ class Session:
         entry: the picture.
         stage: what is recorded with the masks.
         clock: seconds that never run backwards.
+        prompted: False: the picture is not encoded before `prompt` is used.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class Session:
         entry: PictureEntry,
         stage: Stage,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        prompted: bool = True,
     ) -> None:
         self.project, self.entry, self.stage, self._clock = project, entry, stage, clock
         self.image: NDArray[np.uint8] = entry.read()
         self._model = project.settings.model
         self._assistant = project.assistant_of(self._model)
-        self._prepared = self._assistant.prepare(self.image)
+        self._prepared = self._assistant.prepare(self.image) if prompted else None
         self._offered = self._propose() if stage == "semi-automatic" else {}
         self.over = False
         self._began = self._since = clock()
@@ -113,6 +116,8 @@ class Session:
             InputError: prompts of several objects, or outside of the picture.
         """
         self._check_open()
+        if self._prepared is None:
+            self._prepared = self._assistant.prepare(self.image)
         return self._assistant.answer(self._prepared, prompts)
 
     def accept(
@@ -172,6 +177,19 @@ class Session:
         source: Source = before.source if before else "model"
         self._record(self._line(mask_id, "rejected", source, shape, None, seconds))
 
+    def change(self, changes: Sequence[MaskChange]) -> None:
+        """Record what a person did in a window, all of it or nothing.
+
+        A name that the picture does not have is a new mask, and one that was rejected is there
+        again.
+
+        Raises:
+            InputError: an unknown id to reject, an empty mask, or one of another size.
+            SamplatError: the claim was lost, or the disk is full.
+        """
+        if changes:
+            self._record(*[self._changed_line(change) for change in changes])
+
     def finish(self) -> None:
         """Nothing is left to do: untouched proposals are accepted, the picture is given back.
 
@@ -212,6 +230,20 @@ class Session:
         overlap = highest_iou(found.rles, [m.rle.encode() for m in self.masks.values()], found.size)
         wanted = (overlap < parameters.proposal_overlap) & (found.areas > 0)
         return {p.id: p for p in proposals_of(found.select(wanted))}
+
+    def _changed_line(self, change: MaskChange) -> MaskRecord:
+        before = self.masks.get(change.id)
+        if change.mask is None:
+            shape = self._known_shape(change.id)
+            source: Source = before.source if before else "model"
+            return self._line(change.id, "rejected", source, shape, None, change.seconds)
+        offered = None if before else self._offered.get(change.id)
+        if offered is not None and np.array_equal(offered.mask, change.mask):
+            return self._line(change.id, "accepted", "model", offered, None, change.seconds)
+        given = None if change.prompts is None else PromptRecord.of(change.prompts)
+        action, source = _deed(before, offered, drawn=change.score is None)
+        line = self._line(change.id, action, source, change.mask, given, change.seconds)
+        return replace(line, predicted_iou=change.score)
 
     def _line(
         self,
@@ -270,6 +302,17 @@ class Session:
                 f"the session with picture {self.entry.index} is over; "
                 "begin another one with `Project.annotate`"
             )
+
+
+def _deed(
+    before: MaskRecord | None, offered: Proposal | None, *, drawn: bool
+) -> tuple[Action, Source]:
+    """What a person did who made this mask of the one before, and whose outline it is."""
+    if before is not None:
+        return "edited", "person" if before.source == "person" else "corrected"
+    if offered is not None:
+        return "edited", "corrected"
+    return ("added", "person") if drawn else ("accepted", "model")
 
 
 def proposals_of(found: MaskSet) -> tuple[Proposal, ...]:

@@ -154,6 +154,11 @@ def stage_figures(
     )
 
 
+def effort_of(project: Project, stage: Stage) -> Effort:
+    """What the masks of a stage took a person, without a look at their shapes."""
+    return _effort(_worked_on(stage, list(project.states())))
+
+
 def properties(groups: Sequence[tuple[PictureEntry, Sequence[MaskRecord]]]) -> Properties:
     """Shapes and places of the masks of some pictures."""
     masks = [m for _, group in groups for m in group]
