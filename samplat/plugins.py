@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from samplat.hookspecs import Exporter, JobKind
     from samplat.job import JobResult, SegmenterFactory, SegmentJob
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
+    from samplat.places import Place
     from samplat.progress import Progress
     from samplat.prompters import Prompter
 
@@ -208,7 +208,7 @@ class Registry:
         """What can be an item of a batch, in order of registration."""
         return tuple(self.found["job_kinds"].values())
 
-    def exporter_for(self, output: Path) -> Exporter:
+    def exporter_for(self, output: Place) -> Exporter:
         """The exporter that claims this output's suffix, the longest first.
 
         Raises:
