@@ -61,6 +61,8 @@ _HOME = {
         "Workers",
         "carried_out",
         "check_image",
+        "check_output",
+        "check_output",
         "chosen_executor",
         "default_job_dir",
         "exporters_for",
@@ -71,6 +73,7 @@ _HOME = {
     "executors": ("Executor", "ExecutorFactory"),
     "pipeline": ("run_job", "run_planned"),
     "workbench": ("keeping_segmenters",),
+    "places": ("Place", "RemotePath", "place"),
     "pixels": ("ImageInfo", "ImageSource", "Rescaler", "SourceFactory", "SourceSpec", "Stretch"),
     "plugins": ("Registry", "plugin_versions", "registry", "segment"),
     "prediction": ("Prediction", "embed", "mask_prompts", "predict"),
@@ -136,6 +139,7 @@ __all__ = [
     "ObjectPrompt",
     "PictureQueue",
     "PictureWork",
+    "Place",
     "Plan",
     "PluginError",
     "Prediction",
@@ -151,6 +155,7 @@ __all__ = [
     "QueuedPicture",
     "Registry",
     "Rehearsal",
+    "RemotePath",
     "Rescaler",
     "Sam",
     "SamplatError",
@@ -183,6 +188,7 @@ __all__ = [
     "check_file",
     "check_image",
     "check_new_name",
+    "check_output",
     "check_writable",
     "choose_progress",
     "chosen_executor",
@@ -207,6 +213,7 @@ __all__ = [
     "merged_masks",
     "narrowed",
     "open_result",
+    "place",
     "plan",
     "plugin_versions",
     "predict",
@@ -270,6 +277,7 @@ if TYPE_CHECKING:
         Workers,
         carried_out,
         check_image,
+        check_output,
         chosen_executor,
         default_job_dir,
         exporters_for,
@@ -298,6 +306,7 @@ if TYPE_CHECKING:
         SourceSpec,
         Stretch,
     )
+    from samplat.places import Place, RemotePath, place
     from samplat.plugins import Registry, plugin_versions, registry, segment
     from samplat.prediction import Prediction, embed, mask_prompts, predict
     from samplat.progress import Progress, choose_progress

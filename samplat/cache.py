@@ -30,6 +30,7 @@ from samplat.embedding import Embedding, EmbeddingKey
 from samplat.errors import InputError, JobError
 from samplat.files import canonical, remove_orphans, write_atomic
 from samplat.pixels import as_uint8
+from samplat.places import Place, RemotePath, is_there, place
 from samplat.prediction import embed, embedding_key
 from samplat.stored_embeddings import (
     UNREADABLE,
@@ -56,8 +57,8 @@ KEEP = 0.9
 class CacheInfo:
     """What a cache holds."""
 
-    path: Path
-    """Its folder."""
+    path: Place
+    """Its folder, or URL."""
     entries: int
     """Embeddings."""
     bytes: int
@@ -72,8 +73,10 @@ class EmbeddingCache:
     """Embeddings on disk and in memory. Any number of processes and threads may share a folder.
 
     Args:
-        path: the folder; None: `embeddings` in `$SAMPLAT_HOME` or the user's cache directory.
-        quota: bytes on disk; the entries used least recently make room. 0 keeps nothing there.
+        path: the folder, or its URL in a store; None: `embeddings` in `$SAMPLAT_HOME` or the
+            user's cache directory.
+        quota: bytes on disk; the entries used least recently make room. 0 keeps nothing there. In a
+            store nothing is removed but by `clear`, or by rules of its own.
         storage: "half" (what the decoder sees in bf16, float16 else), "int8" (less, and less
             exact), or "full".
         memory: bytes kept in this process as well.
@@ -84,7 +87,7 @@ class EmbeddingCache:
 
     def __init__(
         self,
-        path: Path | str | None = None,
+        path: Place | str | None = None,
         *,
         quota: int = QUOTA,
         storage: Storage = "half",
@@ -93,7 +96,8 @@ class EmbeddingCache:
         check_storage(storage)
         if quota < 0 or memory < 0:
             raise InputError(f"quota and memory must be >= 0 bytes, got {quota} and {memory}")
-        self.path = Path(path).expanduser() if path else home() / "embeddings"
+        found = place(path) if path else home() / "embeddings"
+        self.path: Place = found.expanduser() if isinstance(found, Path) else found
         self.quota, self.storage = quota, storage
         self._recent = _Recent(memory)
         self._written = quota  # as if full: the first entry looks how much there is
@@ -123,14 +127,18 @@ class EmbeddingCache:
             found, storage = decode_embedding(path.read_bytes())
         except FileNotFoundError:
             return None
+        except JobError as error:  # a store that does not answer costs the cache, not the work
+            self._report(error)
+            return None
         except (OSError, *UNREADABLE) as error:
             log.warning("%s is damaged and will be computed again: %s", path, error)
             return None
         if (found.key, storage) != (key, self.storage):
             log.warning("%s holds another embedding; it will be computed again", path)
             return None
-        with contextlib.suppress(OSError):
-            os.utime(path)
+        if isinstance(path, Path):
+            with contextlib.suppress(OSError):
+                os.utime(path)
         self._recent.put(found)
         return found
 
@@ -148,6 +156,8 @@ class EmbeddingCache:
             self._report(error)
             return
         self._written += len(data)
+        if isinstance(self.path, RemotePath):
+            return
         if self._written > self.quota:
             self._written = self.trim()
 
@@ -156,7 +166,7 @@ class EmbeddingCache:
             log.warning("embeddings are not kept on disk, %s: %s", self.path, error)
         self._warned = True
 
-    def file_of(self, key: EmbeddingKey) -> Path:
+    def file_of(self, key: EmbeddingKey) -> Place:
         """Where the embedding of a key is, or would be."""
         digest = _digest(key, self.storage)
         return self.path / VERSION / digest[:2] / f"{digest}{SUFFIX}"
@@ -168,6 +178,8 @@ class EmbeddingCache:
         """
         from filelock import FileLock, Timeout
 
+        if isinstance(self.path, RemotePath):
+            return sum(entry.size for entry in self._entries())
         try:
             with FileLock(self.path / VERSION / ".lock", timeout=0):
                 return self._trim()
@@ -188,6 +200,11 @@ class EmbeddingCache:
         return total
 
     def _entries(self) -> Iterator[_Entry]:
+        if isinstance(self.path, RemotePath):
+            for file, size in (self.path / VERSION).files():
+                if file.name.endswith(SUFFIX):
+                    yield _Entry(file, size, 0.0)
+            return
         for path in (self.path / VERSION).glob(f"??/*{SUFFIX}"):
             with contextlib.suppress(OSError):  # another process removed it
                 stat = path.stat()
@@ -196,7 +213,8 @@ class EmbeddingCache:
     def info(self) -> CacheInfo:
         """What there is on disk."""
         entries = list(self._entries())
-        folders = [p for p in self.path.glob("v*") if p.is_dir() and p.name != VERSION]
+        beside = self.path.iterdir() if is_there(self.path) else ()
+        folders = [p for p in beside if p.name[:1] == "v" and p.name != VERSION and p.is_dir()]
         return CacheInfo(
             path=self.path,
             entries=len(entries),
@@ -218,7 +236,7 @@ class EmbeddingCache:
         self._written = self.quota
         return removed
 
-    def verify(self) -> list[Path]:
+    def verify(self) -> list[Place]:
         """Read every entry, and remove those that are damaged; returns them."""
         damaged = [entry.path for entry in self._entries() if not _is_sound(entry.path)]
         for path in damaged:
@@ -229,7 +247,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True)
 class _Entry:
-    path: Path
+    path: Place
     size: int
     used: float
 
@@ -275,7 +293,7 @@ def _bytes_of(embedding: Embedding) -> int:
     return sum(feature.numel() * feature.element_size() for feature in embedding.features)
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound(path: Place) -> bool:
     """Whether a file can be read and is what its name says."""
     try:
         embedding, storage = decode_embedding(path.read_bytes())

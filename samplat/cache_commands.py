@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,8 @@ import typer
 cache_app = typer.Typer(no_args_is_help=True, help="Embeddings kept on disk.")
 
 Folder = Annotated[
-    Path | None, typer.Option("--cache", help="The cache's folder; the usual one without it.")
+    str | None,
+    typer.Option("--cache", help="The cache's folder, or URL; the usual one without it."),
 ]
 MIB = 2**20
 

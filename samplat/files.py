@@ -1,7 +1,11 @@
-"""Files that are whole or absent, and JSON that notices when it was damaged."""
+"""Files that are whole or absent, and JSON that notices when it was damaged.
+
+Places are paths, or URLs of stores (`places`), which write files whole in ways of their own.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -13,9 +17,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from samplat.errors import InputError, JobError
+from samplat.places import Place, RemotePath
 
 TEMPORARY = ".samplat-tmp"
 """Suffix of files that are being written; a killed process may leave some."""
@@ -26,12 +31,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_writable(output: Path) -> None:
+def check_writable(output: Place) -> None:
     """Refuse, before any long work, an output whose directory is missing or cannot be written.
 
     Raises:
         InputError: that, saying what to do.
     """
+    if isinstance(output, RemotePath):
+        output.check_writable()
+        return
     folder = output.absolute().parent
     if not folder.is_dir():
         raise InputError(f"cannot write {output}: there is no directory {folder}; make it first")
@@ -45,25 +53,28 @@ def check_writable(output: Path) -> None:
         ) from None
 
 
-def check_file(output: Path) -> None:
+def check_file(output: Place) -> None:
     """Like `check_writable`, for an output that is to be a file."""
-    if output.is_dir():
+    if isinstance(output, Path) and output.is_dir():
         raise InputError(f"cannot write {output}: it is a directory; choose another name")
     check_writable(output)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Place, data: bytes) -> None:
     """Write a file so that it survives a crash whole, or as it was before.
 
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
     """
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     with atomic_file(path) as file:
         file.write(data)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Place) -> Iterator[BinaryIO]:
     """A file to write to, bit by bit; it takes its name, whole, when the block succeeds.
 
     Its content is durable, its name is not before `sync_directory`: after a power cut the file may
@@ -72,6 +83,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         JobError: the disk is full, read-only or failing; nothing is left under the final name.
     """
+    if isinstance(path, RemotePath):
+        with tempfile.NamedTemporaryFile(prefix="samplat-") as local:
+            yield cast("BinaryIO", local)
+            local.flush()
+            path.upload(Path(local.name))
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
         with temporary.open("wb") as file:
@@ -89,13 +106,42 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def digest(path: Path) -> str | None:
+def digest(path: Place) -> str | None:
     """SHA-256 of a file of any size; None where it cannot be read."""
     try:
+        if isinstance(path, RemotePath):
+            found = hashlib.sha256()
+            for chunk in path.chunks():
+                found.update(chunk)
+            return found.hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+@contextmanager
+def local_file(path: Place) -> Iterator[IO[bytes]]:
+    """A file under a name of this machine, while the block runs: itself, or a copy.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+    """
+    with path.fetched() if isinstance(path, RemotePath) else path.open("rb") as file:
+        yield file
+
+
+def remove_tree(folder: Place) -> None:
+    """Remove a folder and all that is in it, if it is there.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    if isinstance(folder, RemotePath):
+        folder.remove_tree()
+        return
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -157,9 +203,10 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable; a rename alone is not."""
-    _sync_handle(path)
+def sync_directory(path: Place) -> None:
+    """Make the names in a directory durable; a rename alone is not. Stores have done so."""
+    if isinstance(path, Path):
+        _sync_handle(path)
 
 
 def _sync_handle(path: Path) -> None:
@@ -170,8 +217,13 @@ def _sync_handle(path: Path) -> None:
         os.close(handle)
 
 
-def remove_orphans(path: Path) -> int:
-    """Remove temporary files that killed processes left below a directory; returns how many."""
+def remove_orphans(path: Place) -> int:
+    """Remove temporary files that killed processes left below a directory; returns how many.
+
+    In a store there are none: nothing is renamed there.
+    """
+    if isinstance(path, RemotePath):
+        return 0
     orphans = [p for p in path.rglob(f".*{TEMPORARY}") if p.is_file()]
     for orphan in orphans:
         orphan.unlink(missing_ok=True)
@@ -191,23 +243,36 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"expected a JSON value, got {type(value).__name__}: {value!r}")
 
 
-def write_sealed(path: Path, value: Mapping[str, Any]) -> str:
+def write_sealed(path: Place, value: Mapping[str, Any]) -> str:
     """Write a JSON object together with the SHA-256 of its content, which is returned."""
     seal = sha256(canonical(value))
+    write_atomic(path, sealed_bytes(value, seal))
+    return seal
+
+
+def sealed_bytes(value: Mapping[str, Any], seal: str) -> bytes:
+    """What `write_sealed` writes of a value with this seal."""
     # a line each, for people; indented by the library, it would take several times as long
     lines = (
         f" {json.dumps(name)}: {json.dumps(each, default=_plain)}"
         for name, each in {**value, "seal": seal}.items()
     )
-    write_atomic(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-    return seal
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
+def read_sealed(path: Place) -> dict[str, Any] | None:
     """The object that `write_sealed` wrote; None when the file is missing or damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        return unsealed(path.read_bytes())
+    except OSError:
+        return None
+
+
+def unsealed(data: bytes) -> dict[str, Any] | None:
+    """The object in what `write_sealed` wrote; None when that is damaged."""
+    try:
+        value = json.loads(data)
         seal = value.pop("seal")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return None
     return value if seal == sha256(canonical(value)) else None

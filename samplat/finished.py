@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from samplat.errors import JobError
@@ -15,6 +14,7 @@ from samplat.ledger import TileRecord
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, SourceSpec
+from samplat.places import Place, place
 from samplat.seams import SeamRules
 from samplat.stacking import StackRules
 from samplat.store import JobStore
@@ -24,16 +24,16 @@ REMEDY = "run its command again: it resumes, and then export"
 
 
 @contextmanager
-def open_result(job_dir: str | Path) -> Iterator[JobResult]:
+def open_result(job_dir: str | Place) -> Iterator[JobResult]:
     """The result of a job that has run, for exporters; its directory is leased meanwhile.
 
     Args:
-        job_dir: its directory.
+        job_dir: its directory, or URL.
 
     Raises:
         JobError: there is no job, it is in use, not finished, or damaged.
     """
-    store = JobStore(path=Path(job_dir))
+    store = JobStore(path=place(job_dir))
     run = store.read_run()
     with store.lease():
         yield _result(store, run)

@@ -22,6 +22,7 @@ from samplat.masks import MaskSet, Overlaps
 from samplat.nested_store import NestedStore
 from samplat.object_prompts import PromptSpec
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec, Stretch
+from samplat.places import Place, place
 from samplat.prompt_units import PromptUnit, Sight, plan_units, stack_units
 from samplat.prompters import AnyPrompts, Prompter
 from samplat.seams import SeamRules
@@ -111,7 +112,8 @@ class SegmentJob:
     source: SourceSpec
     """The image."""
     job_dir: str
-    """Directory of the ledger, the objects and the labels; a run resumes when it holds this job."""
+    """Directory of the ledger, the objects and the labels, or its URL in a store that fsspec knows;
+    a run resumes when it holds this job."""
     model: str | None = "samplat-tiny"
     """Name in the registry or path of a checkpoint; None for a segmenter without a model."""
     segmenter: str = "automatic"
@@ -193,7 +195,7 @@ class Plan:
     @functools.cached_property
     def store(self) -> JobStore:
         """The job directory."""
-        return JobStore(path=Path(self.job.job_dir))
+        return JobStore(path=place(self.job.job_dir))
 
 
 def tile_pixel_areas(
@@ -296,7 +298,7 @@ class JobResult:
         return tuple(t for t in self.tiles if t.outcome == "skipped")
 
     @property
-    def labels_path(self) -> Path:
+    def labels_path(self) -> Place:
         """The zarr v3 array of labels (z, y, x), of type `dtype`, one shard per tile.
 
         Where only a part of an image was segmented, it begins `grid.lead` pixels before the part.
@@ -520,8 +522,8 @@ def located(job: SegmentJob) -> SegmentJob:
     if model.is_file() and (model.suffix or len(model.parts) > 1):
         job = replace(job, model=str(model.absolute()))
     if job.embeddings is not None:
-        job = replace(job, embeddings=str(Path(job.embeddings).absolute()))
-    return replace(job, job_dir=str(Path(job.job_dir).absolute()))
+        job = replace(job, embeddings=str(place(job.embeddings).absolute()))
+    return replace(job, job_dir=str(place(job.job_dir).absolute()))
 
 
 def provenance(planned: Plan) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, cast
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from samplat.hookspecs import Exporter
     from samplat.job import JobResult, Plan, SegmentJob
     from samplat.pixels import ImageInfo
+    from samplat.places import Place
     from samplat.plugins import Registry
     from samplat.progress import Progress
     from samplat.rehearsal import Rehearsal
@@ -121,36 +122,50 @@ def chosen_executor(
 
 
 def exporters_for(
-    tools: Registry, outputs: Sequence[Path], *, image: str | None, **options: Any
-) -> dict[Path, Exporter]:
+    tools: Registry, outputs: Sequence[Place], *, image: str | None, **options: Any
+) -> dict[Place, Exporter]:
     """The exporter of each output, told the options of the command; or a usage error.
 
     Args:
         tools: the registry.
-        outputs: files to write.
+        outputs: files to write; those at URLs are written here first, and then sent.
         image: what is segmented, which no output may replace.
         options: what `with_options` of exporters is given, besides `outputs`.
     """
     from samplat.errors import InputError
+    from samplat.places import RemotePath
+    from samplat.uploads import Staging, Uploaded, lie_together
 
-    found: dict[Path, Exporter] = {}
+    found: dict[Place, Exporter] = {}
+    staging = Staging()
+    written = tuple(map(staging.of, outputs))
     for output in outputs:
         if output in found:
             usage_error(f"{output} is given twice; each output needs its own name")
-        if image and output.exists() and Path(image).exists() and output.samefile(image):
+        if image and _is_same(output, image):
             usage_error(f"{output} is the input; choose another output")
         try:
             exporter = tools.exporter_for(output)
         except InputError as error:
             usage_error(str(error))
         if hasattr(exporter, "with_options"):
-            exporter = exporter.with_options(outputs=tuple(outputs), **options)
+            exporter = exporter.with_options(outputs=written, **options)
+        if getattr(exporter, "describes", False) and not lie_together(outputs):
+            usage_error(f"{output} names the other outputs; write all of them to the same place")
+        if isinstance(output, RemotePath):
+            exporter = cast("Exporter", Uploaded(exporter=exporter, staging=staging))
         found[output] = exporter
     # what describes other outputs comes after them
     return dict(sorted(found.items(), key=lambda item: getattr(item[1], "describes", False)))
 
 
-def check_image(exporters: Mapping[Path, Exporter], info: ImageInfo) -> None:
+def _is_same(output: Place, image: str) -> bool:
+    if isinstance(output, Path):
+        return output.exists() and Path(image).exists() and output.samefile(image)
+    return str(output) == image
+
+
+def check_image(exporters: Mapping[Place, Exporter], info: ImageInfo) -> None:
     """Refuse an image that a format cannot describe, as exporters with `check_image` know it.
 
     Raises:
@@ -161,19 +176,28 @@ def check_image(exporters: Mapping[Path, Exporter], info: ImageInfo) -> None:
             exporter.check_image(info)
 
 
+def check_output(exporter: Exporter, output: Place) -> None:
+    """Refuse, before any long work, an output that cannot be written.
+
+    Raises:
+        InputError: that.
+    """
+    exporter.check(cast("Path", output))  # one at a URL is `Uploaded`
+
+
 def write_outputs(
-    result: JobResult, exporters: Mapping[Path, Exporter], progress: Progress
+    result: JobResult, exporters: Mapping[Place, Exporter], progress: Progress
 ) -> None:
     """Write all outputs, one after the other."""
     check_image(exporters, result.info)
     progress.start("export", len(exporters))
     for output, exporter in exporters.items():
-        exporter.export(result, output)
+        exporter.export(result, cast("Path", output))  # as in `check_output`
         progress.advance("export")
     progress.finish("export")
 
 
-def default_job_dir(output: Path) -> Path:
+def default_job_dir(output: Place) -> Place:
     """`out.tif` keeps its state in `out.tif.samplat-job`."""
     return output.with_name(output.name + ".samplat-job")
 
@@ -198,7 +222,7 @@ class JobCommand:
     """The job."""
     tools: Registry
     """What its names stand for."""
-    exporters: Mapping[Path, Exporter]
+    exporters: Mapping[Place, Exporter]
     """Who writes which output."""
     log_json: bool
     """Progress and summary as lines of JSON."""
@@ -219,7 +243,7 @@ class JobCommand:
         from samplat.job import plan
 
         for output, exporter in self.exporters.items():
-            exporter.check(output)
+            check_output(exporter, output)
             if hasattr(exporter, "check_source"):
                 exporter.check_source(self.job.source)
         planned = plan(self.job, self.tools)
@@ -286,7 +310,7 @@ class JobOrder:
 
     make: Callable[[], JobCommand]
     """Opens the image as far as the job depends on it. Raises InputError if that cannot be."""
-    exporters: Mapping[Path, Exporter]
+    exporters: Mapping[Place, Exporter]
     """Who writes which output."""
     chosen: ExecutorChoice
     """Who is to run the tiles."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from samplat import files
 from samplat.errors import JobError
+from samplat.leases import FOLDER as LEASE
+from samplat.leases import Lease, LocalLease, leased
+from samplat.places import Place, RemotePath
 
 FOLDERS = ("tiles", "objects", "seams", "regions", "labels", "painted", "answers", "nested")
 """What a job writes, and may discard."""
@@ -51,16 +52,20 @@ class RunRecord:
 class JobDirectory:
     """A directory that holds one job. Holds only its path, so that workers can be handed one."""
 
-    path: Path
-    """The directory."""
+    path: Place
+    """The directory, or its URL in a store."""
 
     @contextmanager
-    def lease(self) -> Iterator[None]:
+    def lease(self) -> Iterator[Lease]:
         """Exclusive use of the directory by this process; ends with it, however it dies.
 
         Raises:
             JobError: another process has it, or the directory cannot be made.
         """
+        if isinstance(self.path, RemotePath):
+            with leased(self.path) as lease:
+                yield lease
+            return
         from filelock import FileLock, Timeout
 
         try:
@@ -74,7 +79,7 @@ class JobDirectory:
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
             files.write_sealed(self.path / "owner.json", owner)
-            yield
+            yield LocalLease()
         finally:
             (self.path / "owner.json").unlink(missing_ok=True)
             lock.release()
@@ -147,7 +152,7 @@ class JobDirectory:
             )
 
     def _refuse_foreign_files(self) -> None:
-        ours = {".lock", "owner.json"}
+        ours = {".lock", "owner.json", LEASE}
         names = sorted(p.name for p in self.path.iterdir() if p.name not in ours)
         foreign = [name for name in names if not name.endswith(files.TEMPORARY)]
         if foreign:
@@ -164,9 +169,7 @@ class JobDirectory:
         """
         for folder in FOLDERS:
             try:
-                shutil.rmtree(self.path / folder)
-            except FileNotFoundError:
-                continue
+                files.remove_tree(self.path / folder)
             except OSError as error:
                 raise JobError(f"cannot empty {self.path / folder}: {error}") from error
 

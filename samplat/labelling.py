@@ -12,6 +12,7 @@ from samplat.job import Plan
 from samplat.ledger import TileRecord
 from samplat.naming import final_names
 from samplat.painting import painting_of
+from samplat.places import looked_up
 from samplat.regions import repaint
 from samplat.shards import Labels
 from samplat.stages import Stages
@@ -22,7 +23,8 @@ def paint_labels(planned: Plan, records: Sequence[TileRecord], final: str, stage
     store, grid = planned.store, planned.grid
     store.write_labels_header(grid, final_names(store, final).dtype)
     painted = [r.index for r in records if r.outcome != "quarantined"]
-    missing = [i for i in painted if not store.is_painted(grid, grid[i], final)]
+    there = looked_up(store.path, lambda i: store.is_painted(grid, grid[i], final), painted)
+    missing = [i for i, done in zip(painted, there, strict=True) if not done]
     task = PaintTask(plan=planned, final=final)
     for _ in stages.run("labels", task, missing, len(painted)):
         pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from samplat.claims import NO_CLAIMS, Claims
 from samplat.files import canonical, sha256
 from samplat.final_names import FinalNames
 from samplat.job import Plan, tile_pixel_areas
+from samplat.joining import joined_seams
 from samplat.ledger import TileRecord
 from samplat.matching import objects_of
 from samplat.mending import Ground, Patches, mend
@@ -35,6 +36,7 @@ from samplat.prompt_report import with_prompts
 from samplat.regions import Regions
 from samplat.shards import Labels
 from samplat.stack_prompts import StackPrompts
+from samplat.stages import Stages
 from samplat.store import JobStore
 
 if TYPE_CHECKING:
@@ -90,16 +92,16 @@ def final_names(store: JobStore, digest: str) -> FinalNames:
     return store.read_final(digest)
 
 
-def name_objects(naming: Naming) -> str:
+def name_objects(naming: Naming, stages: Stages) -> str:
     """Decide the final ids of all objects, once; returns the digest of that decision."""
     inputs = naming.inputs
-    return naming.store.final_digest(inputs) or _decide(naming, inputs)
+    return naming.store.final_digest(inputs) or _decide(naming, inputs, stages)
 
 
-def _decide(naming: Naming, inputs: str) -> str:
+def _decide(naming: Naming, inputs: str, stages: Stages) -> str:
     job, count = naming.plan.job, len(naming.records)
     claims: dict[int, Claims] = {}
-    groups = _groups(naming, claims)
+    groups = _groups(naming, claims, stages)
     found, patches = _added_up(naming, groups, claims), None
     if is_mended(job):
         found, patches = _mend(naming, groups, found)
@@ -115,23 +117,14 @@ def _decide(naming: Naming, inputs: str) -> str:
     return naming.store.write_final(names, rows, inputs, changes)
 
 
-def _groups(naming: Naming, claims: dict[int, Claims]) -> Groups:
+def _groups(naming: Naming, claims: dict[int, Claims], stages: Stages) -> Groups:
     """Which objects of the tiles are one; claims are left in `claims`, without their masks."""
     done = (r.objects if r.outcome == "done" else 0 for r in naming.records)
     counts = np.fromiter(done, np.int64, len(naming.records))
     if naming.answers is None:
-        return group_objects(counts, _links(naming, claims))
+        return group_objects(counts, joined_seams(naming.plan, naming.seams, claims, stages))
     # what one prompt asked for is one object, in the order of the prompts
     return group_by_prompt(counts, [each.prompts for each in naming.parts()])
-
-
-def _links(naming: Naming, claims: dict[int, Claims]) -> Iterator[NDArray[np.uint64]]:
-    """The links of every tile; its claims are left in `claims`, without their masks."""
-    for index, digest in enumerate(naming.seams):
-        links, claimed = naming.store.read_seams(index, digest)
-        if len(claimed.ids) or len(claimed.refused):
-            claims[index] = replace(claimed, rles=())
-        yield links
 
 
 def _added_up(naming: Naming, groups: Groups, claims: dict[int, Claims]) -> Tally:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from samplat.masks import decode_labels
 from samplat.merging import BOX_COLUMNS
 from samplat.nesting import Layers, MaskLinks, Named
 from samplat.object_tables import POINT_COLUMNS
+from samplat.places import Place
 from samplat.tiles import Tile, Window
 from samplat.vouched import Bundle, Markers, Tables, arrays_of, digest_of, packed, stacked, unpacked
 
@@ -46,11 +46,11 @@ LAYERS = "the layers of tile"
 class NestedStore:
     """That folder. Holds only the path of the job directory."""
 
-    path: Path
+    path: Place
     """The job directory."""
 
     @property
-    def _folder(self) -> Path:
+    def _folder(self) -> Place:
         return self.path / "nested"
 
     @functools.cached_property

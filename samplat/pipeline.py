@@ -87,23 +87,23 @@ def run_planned(
         JobError: as in `run_job`.
     """
     distant = executor if isinstance(executor, Distant) else None
-    store, stages = planned.store, Stages(executor=executor, progress=progress)
+    store = planned.store
     segmenter = load_before_claiming(planned, tools, overwrite)
-    with store.lease(), BENCHES.closing(planned), SOURCES.closing(planned):
+    with store.lease() as lease, BENCHES.closing(planned), SOURCES.closing(planned):
         if distant is not None:
             distant.check(planned, tools)
         store.begin(planned.identity, provenance(planned), overwrite=overwrite)
         if segmenter is not None:
             shared_bench(planned, tools, segmenter)
+        stages = Stages(executor=executor, progress=progress, lease=lease)
         return _run(planned, tools, stages)
 
 
 def _run(planned: Plan, tools: Tools, stages: Stages) -> JobResult:
     records, seams, answers = _find_objects(planned, tools, stages)
     regions = survey_regions(planned, records, seams, tools, stages)
-    final = name_objects(
-        Naming(plan=planned, records=records, seams=seams, answers=answers, regions=regions)
-    )
+    naming = Naming(plan=planned, records=records, seams=seams, answers=answers, regions=regions)
+    final = name_objects(naming, stages)
     paint_labels(planned, records, final, stages)
     nested = nest(planned, records, seams, final, stages) if planned.job.nested else None
     objects = planned.store.read_table()

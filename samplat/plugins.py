@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,11 +16,14 @@ from samplat import hookspecs
 from samplat.errors import InputError, PluginError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from samplat.checkpoints import ModelSpec
     from samplat.executors import Executor, ExecutorFactory
     from samplat.hookspecs import Exporter, JobKind
     from samplat.job import JobResult, SegmenterFactory, SegmentJob
     from samplat.pixels import ImageSource, Rescaler, SourceFactory, SourceSpec
+    from samplat.places import Place
     from samplat.progress import Progress
     from samplat.prompters import Prompter
     from samplat.queues import PictureQueue, QueueFactory
@@ -226,7 +228,7 @@ class Registry:
             "a project with `samplat engine create`"
         )
 
-    def exporter_for(self, output: Path) -> Exporter:
+    def exporter_for(self, output: Place) -> Exporter:
         """The exporter that claims this output's suffix, the longest first.
 
         Raises:

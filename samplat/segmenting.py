@@ -16,6 +16,7 @@ from samplat.ledger import TileRecord
 from samplat.masks import MaskSet, mask_set
 from samplat.objects import TileObjects, tile_objects
 from samplat.pixels import read_valid, to_rgb
+from samplat.places import looked_up
 from samplat.scale import masks_at_scales, views
 from samplat.stacking import stacked_objects
 from samplat.stages import Stages, called_tile, in_stripes
@@ -30,10 +31,11 @@ def segment_tiles(planned: Plan, tools: Tools, stages: Stages) -> tuple[TileReco
         JobError: every tile failed.
     """
     store, count = planned.store, len(planned.grid)
-    missing = [index for index in range(count) if not store.is_finished(index)]
+    finished = looked_up(store.path, store.is_finished, range(count))
+    missing = [index for index, done in enumerate(finished) if not done]
     task = TriedTask(work=TileWork(plan=planned, tools=tools))
     stages.attempt("tiles", task, in_stripes(planned, missing), count, called_tile)
-    records = tuple(map(store.tiles.known, range(count)))
+    records = tuple(looked_up(store.path, store.tiles.known, range(count)))
     failed = [r for r in records if r.outcome == "quarantined"]
     if failed and not any(r.outcome == "done" for r in records):
         raise JobError(f"every tile failed, the first with: {failed[0].error}")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from samplat.attempts import ATTEMPTS
 from samplat.errors import JobError
 from samplat.executors import Executor
 from samplat.job import Plan
+from samplat.leases import Lease, LocalLease
 from samplat.ledger import TileRecord
+from samplat.places import Place, looked_up
 from samplat.progress import Progress
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class Stages:
     """Runs the tasks of a stage."""
     progress: Progress
     """Is told about each."""
+    lease: Lease = field(default_factory=LocalLease)
+    """Says whether the job directory is still ours."""
 
     def run(
         self, name: str, task: Callable[[int], T], missing: Sequence[int], count: int
@@ -45,6 +48,7 @@ class Stages:
         try:
             for result in self.executor.map(task, missing):
                 self.progress.advance(name)
+                self.lease.check()
                 yield result
         finally:
             self.progress.finish(name)
@@ -69,7 +73,7 @@ class Stages:
         task: Callable[[int], str | None],
         indices: Sequence[int],
         digest: Callable[[int], str | None],
-        path: Path,
+        path: Place,
     ) -> dict[int, str]:
         """What a task makes of each index, made where it is missing: its digests, in that order.
 
@@ -83,7 +87,7 @@ class Stages:
         Raises:
             JobError: what was made is not there.
         """
-        digests = {index: digest(index) for index in indices}
+        digests = dict(zip(indices, looked_up(path, digest, indices), strict=True))
         missing = [index for index, found in digests.items() if found is None]
         digests |= dict(self.run(name, WithIndex(task=task), missing, len(digests)))
         found = {index: each for index, each in digests.items() if each is not None}

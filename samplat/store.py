@@ -6,6 +6,7 @@
     JOB/tiles/000123.json      one marker per finished tile
     JOB/objects/000123.arrow   the tile's objects
     JOB/seams/000123.json      its objects' links to tiles of higher index, its claims on theirs
+    JOB/seams/000012.joined.json   what those of 256 tiles say together; of large jobs afar
     JOB/seams/final.arrow      final id of every provisional one, tile by tile
     JOB/seams/table.arrow      the table of objects, and final.json, the marker of both
     JOB/regions/000123.json    connected regions of what it paints; only if holes or islands matter
@@ -25,7 +26,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from samplat import files
 from samplat.claims import Claims
+from samplat.errors import JobError
 from samplat.final_names import FinalNames
 from samplat.job_directory import JobDirectory
 from samplat.ledger import Ledger, TileRecord
@@ -46,11 +47,20 @@ from samplat.object_tables import (
     whole_table,
 )
 from samplat.objects import TileObjects, WholeMasks
+from samplat.places import Place
 from samplat.regions import Regions
-from samplat.seam_values import regions_from, regions_value, seams_from, seams_value
+from samplat.seam_values import (
+    Joined,
+    joined_from,
+    joined_value,
+    regions_from,
+    regions_value,
+    seams_from,
+    seams_value,
+)
 from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
 from samplat.tiles import Tile, TileGrid, Window
-from samplat.vouched import Bundle, Markers, Tables, checked_bytes
+from samplat.vouched import REMEDY, Bundle, Markers, Tables, checked_bytes, digest_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,6 +98,11 @@ class JobStore(JobDirectory):
     @functools.cached_property
     def _seams(self) -> Markers:
         return Markers(folder=self.path / "seams", what="the seams of tile")
+
+    @functools.cached_property
+    def _joined(self) -> Markers:
+        what = "the joined seams of part"
+        return Markers(folder=self.path / "seams", what=what, suffix=".joined.json")
 
     @functools.cached_property
     def _regions(self) -> Markers:
@@ -175,7 +190,7 @@ class JobStore(JobDirectory):
         files.write_atomic(self.report_path, sink.getvalue().to_pybytes())
 
     @property
-    def report_path(self) -> Path:
+    def report_path(self) -> Place:
         """What became of each prompt."""
         return self.path / "answers" / "report.csv"
 
@@ -207,6 +222,30 @@ class JobStore(JobDirectory):
             JobError: they are missing or do not match the digest.
         """
         return seams_from(self._seams.read(index, digest))
+
+    def present_seams_digest(self, index: int) -> str | None:
+        """Digest of those seams of a tile that are there; None when missing or damaged."""
+        value = self._seams.find(index)
+        return None if value is None else digest_of(value)
+
+    def write_joined(self, part: int, joined: Joined, inputs: str) -> str:
+        """Write what the seams of a part of the tiles say together; returns the digest of that."""
+        return self._joined.write(part, inputs, joined_value(joined))
+
+    def joined_digest(self, part: int, inputs: str) -> str | None:
+        """Digest of that; None when missing, damaged, or of other inputs."""
+        return self._joined.digest(part, inputs)
+
+    def read_joined(self, part: int, digest: str, inputs: str) -> Joined:
+        """What the seams of a part of the tiles say together.
+
+        Raises:
+            JobError: missing, damaged, or of other seams than those that are known here.
+        """
+        value = self._joined.read(part, digest)
+        if value["inputs"] != inputs:
+            raise JobError(f"the seams in {self.path} changed meanwhile; {REMEDY}")
+        return joined_from(value)
 
     def write_regions(self, index: int, regions: Regions, inputs: str) -> str:
         """Write the regions of what a tile paints; returns the digest of that.
@@ -278,7 +317,7 @@ class JobStore(JobDirectory):
         return self._final.open("table").read_all()
 
     @property
-    def labels_path(self) -> Path:
+    def labels_path(self) -> Place:
         """The zarr array of final labels."""
         return self.path / "labels"
 
@@ -295,7 +334,7 @@ class JobStore(JobDirectory):
         self._painted.write(tile.index, inputs, {"sha256": digest, "dtype": labels.dtype.name})
         return digest
 
-    def _shard_path(self, grid: TileGrid, tile: Tile) -> Path:
+    def _shard_path(self, grid: TileGrid, tile: Tile) -> Place:
         return self.labels_path.joinpath("c", *map(str, grid.position(tile.index)))
 
     def is_marked_painted(self, index: int, inputs: str) -> bool:

@@ -8,10 +8,10 @@ all tiles is mapped into memory, and has one marker (`Bundle`).
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from samplat import files
 from samplat.errors import JobError
+from samplat.places import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,14 +31,14 @@ REMEDY = "run the job's command again, it mends what is damaged"
 class Numbered:
     """Files of one kind, one for each index."""
 
-    folder: Path
+    folder: Place
     """Where they are."""
     what: str
     """What a person calls them, before the index."""
     suffix: str = ".json"
     """Of their names, after six digits."""
 
-    def file(self, index: int) -> Path:
+    def file(self, index: int) -> Place:
         """Where one is, or would be."""
         return self.folder / f"{index:06d}{self.suffix}"
 
@@ -105,7 +106,7 @@ class Markers(Numbered):
 class Bundle:
     """Files of record batches, and a marker that vouches for all of them."""
 
-    folder: Path
+    folder: Place
     """Where they are."""
     marker: str
     """The marker's name, without suffix."""
@@ -151,10 +152,10 @@ class Bundle:
         return _mapped_batches(self._path(name), marker[name], self.what[name])
 
     @property
-    def _marker(self) -> Path:
+    def _marker(self) -> Place:
         return self.folder / f"{self.marker}.json"
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> Place:
         return self.folder / f"{name}.arrow"
 
 
@@ -168,14 +169,14 @@ def _made_from(value: dict[str, Any] | None, inputs: str | None) -> dict[str, An
 
 
 def _checked(
-    value: dict[str, Any] | None, digest: str | None, path: Path, what: str
+    value: dict[str, Any] | None, digest: str | None, path: Place, what: str
 ) -> dict[str, Any]:
     if value is None or digest not in (None, digest_of(value)):
         raise JobError(f"{what} are missing or damaged: {path}; {REMEDY}")
     return value
 
 
-def checked_bytes(path: Path, digest: str | None, what: str) -> bytes:
+def checked_bytes(path: Place, digest: str | None, what: str) -> bytes:
     """The content of a file.
 
     Raises:
@@ -190,21 +191,28 @@ def checked_bytes(path: Path, digest: str | None, what: str) -> bytes:
     return data
 
 
-def _mismatch(path: Path, what: str) -> JobError:
+def _mismatch(path: Place, what: str) -> JobError:
     return JobError(f"{what} do not match the ledger: {path} is damaged; {REMEDY}")
 
 
-def _mapped_batches(path: Path, digest: str | None, what: str) -> Any:
+def _mapped_batches(path: Place, digest: str | None, what: str) -> Any:
     import pyarrow as pa
 
-    if digest is None or (found := files.digest(path)) is None:
+    try:
+        with files.local_file(path) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            if digest is not None and found != digest:
+                raise _mismatch(path, what)
+            # a copy may be gone when the block ends: what is mapped stays
+            mapped = pa.memory_map(file.name)
+    except OSError:
+        digest = None
+    if digest is None:
         raise JobError(f"{what} cannot be read: {path}; {REMEDY}")
-    if found != digest:
-        raise _mismatch(path, what)
-    return pa.ipc.open_file(pa.memory_map(str(path)))
+    return pa.ipc.open_file(mapped)
 
 
-def _write_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+def _write_batches(path: Place, batches: Iterable[pa.RecordBatch]) -> None:
     """Uncompressed, so that it can be mapped into memory."""
     import pyarrow as pa
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from samplat.answers import PromptedSegmenter
@@ -181,5 +180,5 @@ def load_before_claiming(planned: Plan, tools: Tools, overwrite: bool) -> AnySeg
     None where the directory is claimed: by this job, with a segmenter that did load and that a
     finished job no longer needs; or by another one, which `JobStore.begin` refuses.
     """
-    claimed = (Path(planned.job.job_dir) / "run.json").exists()
+    claimed = (planned.store.path / "run.json").exists()
     return SEGMENTERS.get(planned, tools) if overwrite or not claimed else None

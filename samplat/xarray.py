@@ -33,6 +33,7 @@ from samplat.job import Plan, SegmenterFactory, SegmentJob, Tools, plan, provena
 from samplat.job_command import fitting_tiles
 from samplat.pipeline import run_planned
 from samplat.pixels import ImageInfo, ImageSource, Rescaler, SourceSpec
+from samplat.places import Place, place
 from samplat.plugins import registry
 from samplat.prompters import Prompter
 from samplat.segmenting import TileWork
@@ -64,7 +65,7 @@ NOT_LAZY = ("prompts", "fill_holes", "drop_islands", "window", "source", "job_di
 def segment(
     image: xr.DataArray,
     *,
-    job_dir: str | Path | None = None,
+    job_dir: str | Place | None = None,
     model: str | None = "samplat-tiny",
     tile_size: int | None = None,
     halo: int | None = None,
@@ -168,10 +169,10 @@ class _Array:
     @property
     def nodata(self) -> float | None:
         """The value that means no data, as rioxarray and CF have it."""
-        for place in (self.image.attrs, self.image.encoding):
+        for told in (self.image.attrs, self.image.encoding):
             for name in ("_FillValue", "nodata", "missing_value"):
-                if place.get(name) is not None:
-                    return float(np.asarray(place[name]).ravel()[0])
+                if told.get(name) is not None:
+                    return float(np.asarray(told[name]).ravel()[0])
         return None
 
     @property
@@ -265,7 +266,7 @@ class _Array:
 
 def _job(
     array: _Array,
-    job_dir: str | Path | None,
+    job_dir: str | Place | None,
     model: str | None,
     tile_size: int | None,
     halo: int | None,
@@ -282,7 +283,7 @@ def _job(
     try:
         return SegmentJob(
             source=SourceSpec(path=str(array.image.name or "DataArray"), factory="xarray"),
-            job_dir=str(Path(job_dir).absolute() if job_dir else _temporary()),
+            job_dir=str(place(job_dir).absolute() if job_dir else _temporary()),
             model=model,
             tile_size=tile_size,
             halo=halo,
@@ -553,11 +554,11 @@ def _chunks(grid: TileGrid) -> tuple[tuple[int, ...], ...]:
     """Sides of the write windows along each axis."""
     sides: list[dict[int, int]] = [{}, {}, {}]
     for tile in grid:
-        for known, place, side in zip(
+        for known, step, side in zip(
             sides, grid.position(tile.index), tile.write.shape, strict=True
         ):
-            known[place] = side
-    return tuple(tuple(known[place] for place in sorted(known)) for known in sides)
+            known[step] = side
+    return tuple(tuple(known[step] for step in sorted(known)) for known in sides)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,9 @@ import socket
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from samplat import InputError, Plan, SamplatError, plugin_versions
+from samplat import InputError, JobError, Place, Plan, SamplatError, place, plugin_versions
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -58,17 +57,18 @@ def check_job(client: Client, plan: Plan, tools: Any) -> None:
     Raises:
         InputError: one cannot, and why.
     """
-    folder, token = Path(plan.job.job_dir), uuid.uuid4().hex
+    folder, token = place(plan.job.job_dir), uuid.uuid4().hex
     ours = folder / f".{token}.client{TEMPORARY}"
     try:
-        ours.write_text(token)
+        ours.write_bytes(token.encode())
         probe = pickle.dumps(Probe(plan=plan, tools=tools, token=token))
         replies = client.run(_probe, probe, on_error="return")
         for address, reply in replies.items():
             _check_reply(address, reply, folder, token, _needed(plan, tools))
     finally:
-        for left in folder.glob(f".{token}.*{TEMPORARY}"):
-            left.unlink(missing_ok=True)
+        for left in folder.iterdir():
+            if left.name.startswith(f".{token}."):
+                left.unlink(missing_ok=True)
 
 
 def _needed(plan: Plan, tools: Any) -> dict[str, str]:
@@ -80,7 +80,7 @@ def _needed(plan: Plan, tools: Any) -> dict[str, str]:
 
 
 def _check_reply(
-    address: str, reply: Any, folder: Path, token: str, needed: Mapping[str, str]
+    address: str, reply: Any, folder: Place, token: str, needed: Mapping[str, str]
 ) -> None:
     if isinstance(reply, SamplatError):
         raise InputError(f"worker {address} cannot do this job: {reply}") from reply
@@ -97,12 +97,19 @@ def _check_reply(
                 f"worker {address} has {theirs or 'nothing'} for the plugin {plugin}, here is "
                 f"{distribution}; install the same everywhere"
             )
-    left = folder / reply["file"]
-    if not left.is_file() or left.read_text() != token:
+    if _content(folder / reply["file"]) != token:
         raise InputError(
             f"what worker {address} on {reply['host']} writes to {folder} does not arrive here: "
             "put the job directory (--job-dir) on storage that all workers share"
         )
+
+
+def _content(path: Place) -> str | None:
+    """Of a file, if there is one."""
+    try:
+        return path.read_bytes().decode()
+    except OSError:
+        return None
 
 
 def _probe(payload: bytes) -> dict[str, Any]:
@@ -133,26 +140,22 @@ class Probe:
         return {"plugins": plugin_versions(), "host": socket.gethostname(), "file": self._leave()}
 
     def _check_directory(self) -> None:
-        folder = Path(self.plan.job.job_dir)
-        try:
-            seen = (folder / f".{self.token}.client{TEMPORARY}").read_text()
-        except OSError:
-            seen = ""
-        if seen != self.token:
+        folder = place(self.plan.job.job_dir)
+        if _content(folder / f".{self.token}.client{TEMPORARY}") != self.token:
             raise InputError(
                 f"{socket.gethostname()} does not see the job directory {folder}: put it "
                 "(--job-dir) on storage that all workers share"
             )
 
     def _leave(self) -> str:
-        folder = Path(self.plan.job.job_dir)
+        folder = place(self.plan.job.job_dir)
         name = f".{self.token}.{socket.gethostname()}-{os.getpid()}{TEMPORARY}"
         try:
-            (folder / name).write_text(self.token)
-        except OSError as error:
+            (folder / name).write_bytes(self.token.encode())
+        except (OSError, JobError) as error:
             raise InputError(
                 f"{socket.gethostname()} cannot write to the job directory {folder}: "
-                f"{error.strerror}; let it, or choose another --job-dir"
+                f"{getattr(error, 'strerror', error)}; let it, or choose another --job-dir"
             ) from error
         return name
 

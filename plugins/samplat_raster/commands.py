@@ -23,6 +23,7 @@ from samplat import (
     default_job_dir,
     exporters_for,
     fitting_tiles,
+    place,
     usage_error,
 )
 from samplat_raster.drawing import Drawing
@@ -49,11 +50,11 @@ def tile_segment(
     image: Annotated[
         str, typer.Argument(metavar="INPUT", help="GeoTIFF, JPEG, PNG, JPEG 2000; path or URL.")
     ],
-    outputs: Annotated[
-        list[Path],
+    files: Annotated[
+        list[str],
         typer.Argument(
             metavar="OUTPUT",
-            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json",
+            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json; URLs too.",
         ),
     ],
     model: Annotated[
@@ -186,13 +187,16 @@ def tile_segment(
     workers: Workers = None,
     scheduler_address: SchedulerAddress = None,
     cache: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder for embeddings of tiles: other thresholds then need no encoding."
+            help="Folder, or URL, for embeddings of tiles: other thresholds then need no encoding."
         ),
     ] = None,
     job_dir: Annotated[
-        Path | None, typer.Option(help="Where the run keeps its state; beside the first output.")
+        str | None,
+        typer.Option(
+            help="Where the run keeps its state, or its URL (s3://...); beside the first output."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard another job in the job directory.")
@@ -220,7 +224,7 @@ def tile_segment(
 
     if offline:
         os.environ["SAMPLAT_OFFLINE"] = "1"
-    tools = registry()
+    tools, outputs = registry(), [place(file) for file in files]
     drawing = Drawing(simplify=simplify, right_angles=right_angles)
     wanted = with_item(outputs) if stac else outputs
     exporters = exporters_for(tools, wanted, image=image, drawing=drawing)
@@ -264,7 +268,7 @@ def tile_segment(
         max_area=max_area,
         fill_holes=fill_holes,
         drop_islands=drop_islands,
-        embeddings=str(cache) if cache else None,
+        embeddings=cache or None,
         prompts=asked,
     )
     if min_area or max_area is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,13 +14,13 @@ from samplat_raster.exporting import RightAngles, Simplify, Stac, with_item
 
 def export(
     job: Annotated[
-        Path, typer.Argument(metavar="JOB", help="Job directory: what ends in .samplat-job.")
+        str, typer.Argument(metavar="JOB", help="Job directory: what ends in .samplat-job; a URL.")
     ],
-    outputs: Annotated[
-        list[Path],
+    files: Annotated[
+        list[str],
         typer.Argument(
             metavar="OUTPUT",
-            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json",
+            help="Files to write: .tif .zarr .parquet .gpkg .fgb .geojson .stac.json; URLs too.",
         ),
     ],
     simplify: Simplify = 0.0,
@@ -35,23 +34,32 @@ def export(
 
     Ends with 0 done, 1 failed, 2 wrong usage, 3 done but for tiles that failed.
     """
-    from samplat import choose_progress, exporters_for, open_result, registry, write_outputs
+    from samplat import (
+        check_output,
+        choose_progress,
+        exporters_for,
+        open_result,
+        place,
+        registry,
+        write_outputs,
+    )
 
     drawing = Drawing(simplify=simplify, right_angles=right_angles)
+    outputs = [place(file) for file in files]
     wanted = with_item(outputs) if stac else outputs
     exporters = exporters_for(registry(), wanted, image=None, drawing=drawing)
     for output, exporter in exporters.items():
-        exporter.check(output)
+        check_output(exporter, output)
     progress = choose_progress(sys.stderr, log_json=log_json)
     with open_result(job) as result:
         write_outputs(result, exporters, progress)
     for warning in result.warnings:
         progress.message(f"warning: {warning}")
-    files = [str(output) for output in exporters]
+    written = [str(output) for output in exporters]
     if log_json:
-        facts = {"objects": result.objects.num_rows, "files": files, "job_dir": str(job)}
+        facts = {"objects": result.objects.num_rows, "files": written, "job_dir": job}
         typer.echo(json.dumps({"event": "summary", **facts}))
     else:
-        typer.echo("\n".join(f"wrote {name}" for name in files))
+        typer.echo("\n".join(f"wrote {name}" for name in written))
     if result.quarantined:
         raise typer.Exit(3)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from samplat import Place
 
 Simplify = Annotated[
     float,
@@ -21,7 +23,7 @@ Stac = Annotated[
 ]
 
 
-def with_item(outputs: Sequence[Path]) -> list[Path]:
+def with_item(outputs: Sequence[Place]) -> list[Place]:
     """The outputs and, unless there is one, a STAC item that is called like the first of them."""
     if any(output.name.lower().endswith(".stac.json") for output in outputs):
         return list(outputs)

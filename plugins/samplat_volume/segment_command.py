@@ -21,6 +21,7 @@ from samplat import (
     default_job_dir,
     exporters_for,
     fitting_tiles,
+    place,
     usage_error,
 )
 from samplat_volume.options import (
@@ -37,7 +38,7 @@ from samplat_volume.options import (
 )
 
 if TYPE_CHECKING:
-    from samplat import ImageInfo, Plan, PromptSpec, Registry, SegmentJob, SourceSpec
+    from samplat import ImageInfo, Place, Plan, PromptSpec, Registry, SegmentJob, SourceSpec
     from samplat_volume.planes import Plane
 
 UNKNOWN_INPUT_SIZE = 1024
@@ -56,7 +57,7 @@ def volume_segment(
         typer.Argument(metavar="INPUT", help="NIfTI, NRRD, MetaImage, DICOM folder, OME-Zarr ..."),
     ],
     out: Annotated[
-        list[Path],
+        list[str],
         typer.Option(
             "--out", "-o", help=".nii .nii.gz .nrrd .mha .dcm .ome.zarr .csv; repeatable."
         ),
@@ -154,11 +155,16 @@ def volume_segment(
     workers: Workers = None,
     scheduler_address: SchedulerAddress = None,
     cache: Annotated[
-        Path | None,
-        typer.Option(help="Folder for embeddings of slices: other thresholds need no encoding."),
+        str | None,
+        typer.Option(
+            help="Folder, or URL, for embeddings of slices, which need no encoding again."
+        ),
     ] = None,
     job_dir: Annotated[
-        Path | None, typer.Option(help="Where the run keeps its state; beside the first output.")
+        str | None,
+        typer.Option(
+            help="Where the run keeps its state, or its URL (s3://...); beside the first output."
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Discard another job in the job directory.")
@@ -188,8 +194,8 @@ def volume_segment(
 
     if offline:
         os.environ["SAMPLAT_OFFLINE"] = "1"
-    tools = registry()
-    exporters = exporters_for(tools, out, image=image)
+    tools, outputs = registry(), [place(each) for each in out]
+    exporters = exporters_for(tools, outputs, image=image)
     follows = prompts is not None
     segmenter = segmenter or ("propagated" if follows else "automatic")
     _check_choices(tools, segmenter=segmenter, overlaps=overlaps, follows=follows)
@@ -217,7 +223,7 @@ def volume_segment(
     plane = _choice("--plane", plane, PLANES)
     asked = _prompt_spec(
         prompts,
-        out,
+        outputs,
         window=prompts_window,
         space=_choice("--space", space, SPACES),
         shown=_choice("--prompts-as", prompts_as, SHOWN),
@@ -226,7 +232,7 @@ def volume_segment(
     needs_model = segmenter in WITH_MODEL
     job = SegmentJob(
         source=source,
-        job_dir=str(job_dir or default_job_dir(out[0])),
+        job_dir=str(job_dir or default_job_dir(outputs[0])),
         model=model if needs_model else None,
         segmenter=segmenter,
         segmenter_options=_given(
@@ -238,7 +244,7 @@ def volume_segment(
         rescaler_options=rescaler_options,
         overlaps=overlaps,  # type: ignore[arg-type] # checked above
         min_extent=min_extent,
-        embeddings=str(cache) if cache else None,
+        embeddings=cache or None,
     )
 
     def make() -> JobCommand:
@@ -301,7 +307,7 @@ def _choice(option: str, value: str | None, known: Sequence[str]) -> str | None:
 
 
 def _prompt_spec(
-    path: Path | None, outputs: Sequence[Path], *, window: int | None, **options: Any
+    path: Path | None, outputs: Sequence[Place], *, window: int | None, **options: Any
 ) -> PromptSpec | None:
     from samplat import PromptSpec
     from samplat_volume.mark_files import is_label_image

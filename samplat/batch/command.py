@@ -20,6 +20,7 @@ from samplat.job_command import (
     chosen_executor,
     usage_error,
 )
+from samplat.places import Place, is_there, place
 
 if TYPE_CHECKING:
     from samplat.batch.items import Item
@@ -38,8 +39,11 @@ def batch(
         ),
     ] = None,
     output_dir: Annotated[
-        Path, typer.Option("--output-dir", "-o", help="Folder of all outputs; made if missing.")
-    ] = Path("segmented"),
+        str,
+        typer.Option(
+            "--output-dir", "-o", help="Folder of all outputs, made if missing; or its URL."
+        ),
+    ] = "segmented",
     manifest: Annotated[
         Path | None,
         typer.Option(
@@ -90,8 +94,10 @@ def batch(
         ),
     ] = False,
     job_dir: Annotated[
-        Path | None,
-        typer.Option(help=f"Where the batch keeps its state; {STATE} in the output folder."),
+        str | None,
+        typer.Option(
+            help=f"Where the batch keeps its state, or its URL; {STATE} in the output folder."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, and say what would be done.")
@@ -118,11 +124,12 @@ def batch(
         os.environ["SAMPLAT_OFFLINE"] = "1"
     began, tools = time.monotonic(), registry()
     chosen = chosen_executor(tools, executor, workers=workers, scheduler_address=scheduler_address)
-    state = (job_dir or output_dir / STATE).absolute()
+    folder = place(output_dir)
+    state = (place(job_dir) if job_dir else folder / STATE).absolute()
     try:
         asking = Asking(
             tools=tools,
-            folder=output_dir.absolute(),
+            folder=folder.absolute(),
             state=state,
             kind=kind,
             suffixes=tuple(to or ()),
@@ -136,7 +143,7 @@ def batch(
         if dry_run:
             _describe(items, tasks)
             return
-        output_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         check_outputs([task.item for task in tasks])
     except InputError as error:
         usage_error(str(error))
@@ -156,7 +163,7 @@ def batch(
                     at_once=at_once,
                 ).run(tasks)
         records = [record for item in items if (record := ledger.read(item)) is not None]
-        _summarise(output_dir, records, time.monotonic() - began, log_json=log_json)
+        _summarise(folder, records, time.monotonic() - began, log_json=log_json)
     if status := _status(records):
         raise typer.Exit(status)
 
@@ -200,7 +207,7 @@ def _to_do(
                 "--overwrite does such items anew, another --output-dir keeps them"
             )
         retried = retry_failed and record.outcome != "done"
-        missing = record.outcome == "done" and not all(map(Path.exists, item.outputs))
+        missing = record.outcome == "done" and not all(map(is_there, item.outputs))
         moved = elsewhere and record.outcome != "failed"
         if retried or missing or moved or (changed and overwrite):
             found.append(Task(item=item, anew=bool(changed)))
@@ -218,7 +225,7 @@ def _describe(items: Sequence[Item], tasks: Sequence[Task]) -> None:
 
 
 def _summarise(
-    folder: Path, records: Sequence[ItemRecord], seconds: float, *, log_json: bool
+    folder: Place, records: Sequence[ItemRecord], seconds: float, *, log_json: bool
 ) -> None:
     from samplat.batch.summary import counts, show, write_summaries
 

@@ -18,7 +18,8 @@ from samplat.batch.manifest import COLUMNS, INPUT, KIND, NAME, OUTPUT, Manifest,
 from samplat.batch.options import KindOptions, as_text, nearest
 from samplat.errors import InputError
 from samplat.hookspecs import JobKind
-from samplat.job_command import JobOrder
+from samplat.job_command import JobOrder, check_output
+from samplat.places import Place, is_remote, place
 from samplat.plugins import Registry
 
 DOUBLE = (".nii.gz", ".ome.tif", ".ome.tiff", ".ome.zarr", ".zarr")
@@ -55,11 +56,11 @@ class Item:
     """Of the command that does the same."""
     input: str
     """Absolute path, or URL."""
-    outputs: tuple[Path, ...]
+    outputs: tuple[Place, ...]
     """What is to be written."""
     options: Mapping[str, str]
     """What its command was told."""
-    job_dir: Path
+    job_dir: Place
     """Its job directory."""
     order: JobOrder
     """What the command understood."""
@@ -71,9 +72,9 @@ class Asking:
 
     tools: Registry
     """Knows the kinds and the exporters."""
-    folder: Path
+    folder: Place
     """Of the outputs."""
-    state: Path
+    state: Place
     """Of job directories and records."""
     kind: str | None = None
     """The kind of all inputs; None: each as it looks."""
@@ -297,20 +298,20 @@ def _concerns(tools: Registry, suffix: str, kind: str) -> bool:
 
 def _checked(asking: Asking, asked: Sequence[Asked]) -> list[Item]:
     names: dict[str, str] = {}
-    places: dict[Path, str] = {}
-    inputs = {Path(one.input).resolve(): one.where for one in asked}
+    places: dict[Place, str] = {}
+    inputs = {place(one.input).resolve(): one.where for one in asked}
     for one in asked:
         _check_name(one, names)
         for output in one.outputs:
-            place = _placed(asking.folder, output, one.where)
-            if place in places:
+            there = _placed(asking.folder, output, one.where)
+            if there in places:
                 raise InputError(
-                    f"{one.where}: {place} is also the output of {places[place]}; --keep-folders, "
+                    f"{one.where}: {there} is also the output of {places[there]}; --keep-folders, "
                     "or a name or output in a manifest, tells them apart"
                 )
-            if place in inputs:
-                raise InputError(f"{one.where}: {place} is the input of {inputs[place]}")
-            places[place] = one.where
+            if there in inputs:
+                raise InputError(f"{one.where}: {there} is the input of {inputs[there]}")
+            places[there] = one.where
     return [_item(asking, one) for one in asked]
 
 
@@ -323,11 +324,17 @@ def _check_name(one: Asked, names: dict[str, str]) -> None:
     names[one.name] = one.where
 
 
-def _placed(folder: Path, output: str, where: str) -> Path:
-    place = (folder / output).resolve()
-    if not place.is_relative_to(folder.resolve()):
+def _placed(folder: Place, output: str, where: str) -> Place:
+    inside: Place
+    if isinstance(folder, Path):
+        inside = (folder / output).resolve()
+        leaves = not inside.is_relative_to(folder.resolve())
+    else:
+        inside = folder / output
+        leaves = ".." in output.split("/") or is_remote(output)
+    if leaves:
         raise InputError(f"{where}: {output} lies outside of the output folder {folder}")
-    return place
+    return inside
 
 
 def _item(asking: Asking, one: Asked) -> Item:
@@ -375,4 +382,4 @@ def check_outputs(items: Sequence[Item]) -> None:
     for item in items:
         for output, exporter in item.order.exporters.items():
             output.parent.mkdir(parents=True, exist_ok=True)
-            exporter.check(output)
+            check_output(exporter, output)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from samplat import files
 from samplat.batch.items import Item
+from samplat.places import Place
 
 Outcome = Literal["done", "holes", "failed"]
 
@@ -53,10 +54,10 @@ class ItemRecord:
 class BatchLedger:
     """One record for each item, sealed."""
 
-    folder: Path
+    folder: Place
     """Where they lie."""
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str) -> Place:
         return self.folder / f"{quote(name, safe=' ')}.json"
 
     def enter(self, record: ItemRecord) -> None:

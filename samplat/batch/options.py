@@ -7,13 +7,14 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import typer
 
 from samplat.errors import InputError, SamplatError
 from samplat.hookspecs import JobKind
 from samplat.job_command import JobOrder
+from samplat.places import Place
 
 OF_THE_BATCH = (
     "executor",
@@ -77,14 +78,14 @@ class KindOptions:
         return found
 
     def order(
-        self, image: str, outputs: Sequence[Path], options: Mapping[str, Any], job_dir: Path
+        self, image: str, outputs: Sequence[Place], options: Mapping[str, Any], job_dir: Place
     ) -> JobOrder:
         """What the command understands of an input, outputs and options.
 
         Raises:
             InputError: it does not, and why; the message names the option.
         """
-        paths = self.kind.arguments(image, outputs)
+        paths = self.kind.arguments(image, cast("Sequence[Path]", outputs))  # they name them only
         try:
             told = [*self.arguments(options), f"--job-dir={job_dir}", *paths]
             with self._command.make_context(self.kind.command, told) as context:

@@ -8,11 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from samplat import files
 from samplat.batch.ledger import ItemRecord
+from samplat.places import Place
 
 COLUMNS = (
     "name",
@@ -43,8 +43,8 @@ def counts(records: Sequence[ItemRecord]) -> dict[str, int]:
 
 
 def write_summaries(
-    folder: Path, records: Sequence[ItemRecord], seconds: float
-) -> tuple[Path, Path]:
+    folder: Place, records: Sequence[ItemRecord], seconds: float
+) -> tuple[Place, Place]:
     """Write all records as CSV, and as JSON with the counts; returns where."""
     rows = [_row(record) for record in records]
     table, document = folder / f"{STEM}.csv", folder / f"{STEM}.json"
