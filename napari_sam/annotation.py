@@ -109,6 +109,7 @@ class Annotation:
             slow,
             changed,
             self._failed,
+            self.slice_on_screen,
         )
         image.events.contrast_limits.connect(self._on_contrast)
         self._show()
