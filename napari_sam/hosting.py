@@ -8,6 +8,7 @@ window is killed: its standard input ends then.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import secrets
 import signal
@@ -89,6 +90,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
+        self._close_pipes()
         if status < 0:
             return f"was ended by {signal.Signals(-status).name}"
         return f"ended with status {status}"
@@ -97,6 +99,13 @@ class Process:
         """End it now."""
         self._process.kill()
         self._process.wait()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None  # noqa: S101 both are there
+            with contextlib.suppress(OSError):  # what was not written goes nowhere
+                pipe.close()
 
 
 class Host:
@@ -132,7 +141,7 @@ class Host:
         try:
             self._used = running.connections()
             return self._used[number]
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # its pipes may be closed by now
             raise self._ended(running) from None
 
     def lost(self, connection: Connection) -> JobError:
