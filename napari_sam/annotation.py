@@ -552,7 +552,7 @@ class Annotation:
         self._changed()
 
     def _failed(self, error: Exception) -> None:
-        self._sent, self.busy = None, ""
+        self._sent, self._owed, self.busy = None, False, ""
         if isinstance(error, SamplatError):
             self.told = str(error)
         else:

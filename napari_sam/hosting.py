@@ -45,6 +45,9 @@ class Running(Protocol):
             OSError: likewise.
         """
 
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+
     def end(self) -> str:
         """See that it ends; says how it did."""
 
@@ -82,6 +85,10 @@ class Process:
         if not (address := told.readline().rstrip("\n")):
             raise EOFError
         return [Client(address, authkey=self._key) for _ in range(LINES)]
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     def end(self) -> str:
         """See that it has ended."""
@@ -135,6 +142,9 @@ class Host:
         with self._changing:
             if self._closed:
                 raise Superseded
+            if self._running is not None and not self._running.runs():
+                self._running.kill()  # it died at rest, and nobody waits for it
+                self._running = None
             if self._running is None:
                 self._running = self._start()
             running = self._running

@@ -194,6 +194,11 @@ def test_a_process_that_is_killed_is_told_and_started_again(
     assert second.ask("add", 5, stale=never, other=other) == 10
     assert first.ask("add", 6, stale=never, other=other) == 12
     assert pids[0] == pids[1] != pids[2] == pids[3]
+    os.kill(pids[-1], signal.SIGKILL)  # while it does nothing: no question is lost
+    until = time.monotonic() + 20
+    while host._running.runs() and time.monotonic() < until:  # type: ignore[union-attr]
+        time.sleep(0.001)
+    assert first.ask("add", 7, stale=never, other=other) == 14
     host.close()
     assert not any(map(_runs, pids))
 
