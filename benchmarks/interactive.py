@@ -194,11 +194,17 @@ def _spread(name: str, values: list[float]) -> Row:
 
 def stalls(window: Window, root: Path, count: int) -> Row:
     """The row `stall`; to be the first one, since `first` is of a process that did nothing yet."""
-    row: Row = {"first": _encoding(window, 0)}
-    row["first_click"] = _first_click(window)
-    row["encode"] = _encoding(window, 1)
-    row["propagate"] = _propagating(window, root)
-    row["automatic"] = _finding(window)
+    parts: dict[str, Callable[[], Row]] = {
+        "first": lambda: _encoding(window, 0),
+        "first_click": lambda: _first_click(window),
+        "encode": lambda: _encoding(window, 1),
+        "propagate": lambda: _propagating(window, root),
+        "automatic": lambda: _finding(window),
+    }
+    row: Row = {}
+    for name, measure in parts.items():
+        row[name] = measure()
+        say(f"stall, {name}: {row[name]}")
     return row
 
 

@@ -109,6 +109,7 @@ class Annotation:
             slow,
             changed,
             self._failed,
+            self.slice_on_screen,
         )
         image.events.contrast_limits.connect(self._on_contrast)
         self._show()
@@ -551,7 +552,7 @@ class Annotation:
         self._changed()
 
     def _failed(self, error: Exception) -> None:
-        self._sent, self.busy = None, ""
+        self._sent, self._owed, self.busy = None, False, ""
         if isinstance(error, SamplatError):
             self.told = str(error)
         else:

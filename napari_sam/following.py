@@ -52,6 +52,7 @@ class Following:
         worker: of its own, so that clicks are answered meanwhile.
         changed: called when anything of this may be different.
         failed: told of errors.
+        on_screen: the slice across an axis that the window shows; -1: the axis itself is shown.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Following:
         worker: Latest,
         changed: Callable[[], None],
         failed: Callable[[Exception], None],
+        on_screen: Callable[[int], int],
     ) -> None:
         self.on = False
         """True: the mask that is shown is that of a volume."""
@@ -77,7 +79,7 @@ class Following:
         """What the user has to know of the last answer."""
         self._image, self._layer, self._pixels, self._session = image, layer, pixels, session
         self._asker, self._worker = asker, worker
-        self._changed, self._failed = changed, failed
+        self._changed, self._failed, self._on_screen = changed, failed, on_screen
         self._activity: Activity | None = None
         self._enough = threading.Event()
         self._shown: dict[int, Block] = {}
@@ -229,7 +231,8 @@ class Following:
         if found is not None:
             self._sure[k] = found.score
             self._put(k, found.mask)
-            self._refresh()
+            if self.axis is not None and self._on_screen(self.axis) in (-1, k):
+                self._refresh()
             self._changed()
 
     def _done(self, picture: Picture) -> Callable[[Followed], None]:

@@ -8,6 +8,7 @@ window is killed: its standard input ends then.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import secrets
 import signal
@@ -43,6 +44,9 @@ class Running(Protocol):
             EOFError: it ended before.
             OSError: likewise.
         """
+
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
 
     def end(self) -> str:
         """See that it ends; says how it did."""
@@ -82,6 +86,10 @@ class Process:
             raise EOFError
         return [Client(address, authkey=self._key) for _ in range(LINES)]
 
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
+
     def end(self) -> str:
         """See that it has ended."""
         try:
@@ -89,6 +97,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
+        self._close_pipes()
         if status < 0:
             return f"was ended by {signal.Signals(-status).name}"
         return f"ended with status {status}"
@@ -97,6 +106,13 @@ class Process:
         """End it now."""
         self._process.kill()
         self._process.wait()
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None  # noqa: S101 both are there
+            with contextlib.suppress(OSError):  # what was not written goes nowhere
+                pipe.close()
 
 
 class Host:
@@ -126,13 +142,16 @@ class Host:
         with self._changing:
             if self._closed:
                 raise Superseded
+            if self._running is not None and not self._running.runs():
+                self._running.kill()  # it died at rest, and nobody waits for it
+                self._running = None
             if self._running is None:
                 self._running = self._start()
             running = self._running
         try:
             self._used = running.connections()
             return self._used[number]
-        except (EOFError, OSError):
+        except (EOFError, OSError, ValueError):  # its pipes may be closed by now
             raise self._ended(running) from None
 
     def lost(self, connection: Connection) -> JobError:

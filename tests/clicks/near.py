@@ -24,6 +24,9 @@ class Near:
     def connections(self) -> list[Connection]:
         return self._ours
 
+    def runs(self) -> bool:
+        return True
+
     def end(self) -> str:
         self.kill()
         return "ended"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from clicks.adding import Verbs
 from clicks.near import Near
 from napari_sam.answering import Answerer, Picture
 from napari_sam.asking import Asker
-from napari_sam.hosting import Host
-from napari_sam.lines import Caller, Line
+from napari_sam.hosting import PROGRAM, Host
+from napari_sam.lines import Line
 from napari_sam.sights import sight_of
 from napari_sam.state import Box, Point, Question
 from napari_sam.views import view_of
@@ -62,32 +63,6 @@ def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         Asker(host, "samplat-tiny").load(never)
     yield host
     host.close()
-
-
-class Verbs:
-    """What a process may do, in threads."""
-
-    def __init__(self) -> None:
-        self.began, self.free = threading.Event(), threading.Event()
-        self.ended: list[str] = []
-        self.verbs = {"add": self.add, "wait": self.wait, "fail": self.fail, "odd": self.odd}
-
-    def add(self, caller: Caller, number: int) -> int:
-        return number + int(caller.want("other", number))
-
-    def wait(self, caller: Caller) -> str:
-        self.began.set()
-        while not caller.stale():
-            if self.free.wait(0.001):
-                return "free"
-        self.ended.append("early")
-        raise Superseded
-
-    def fail(self, caller: Caller, error: Exception) -> None:
-        raise error
-
-    def odd(self, caller: Caller) -> Any:
-        return lambda: None
 
 
 @pytest.fixture
@@ -198,20 +173,34 @@ def test_only_what_is_looked_at_crosses_the_line(near: Host) -> None:
     assert read == [view.cut]
 
 
-def test_a_process_that_is_killed_is_told_and_started_again(far: Host) -> None:
-    asker, picture = Asker(far, "samplat-tiny"), picture_of(disk(), (250.0, 950.0))
-    question = asked(Point(position=(50.0, 40.0)))
-    before = asker.answer(picture, question, None, lambda _: None, never)
-    pid = far._running._process.pid  # type: ignore[union-attr]
+def test_a_process_that_is_killed_is_told_and_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = PROGRAM.replace("napari_sam.serving", "clicks.adding")
+    monkeypatch.setattr("napari_sam.hosting.PROGRAM", program)
+    host = Host()
+    pids: list[int] = []
 
-    def drafted(preview: Any) -> None:
-        os.kill(pid, signal.SIGKILL)
+    def other(number: int) -> int:
+        pids.append(host._running._process.pid)  # type: ignore[union-attr]
+        if number == 4:
+            os.kill(pids[-1], signal.SIGKILL)
+        return number
 
-    with pytest.raises(JobError, match="ended by SIGKILL.*next click starts it again"):
-        asker.answer(picture, question, None, drafted, never)
-    after = asker.answer(picture, question, None, lambda _: None, never)
-    assert after.candidates[0].mask == before.candidates[0].mask
-    assert far._running._process.pid != pid  # type: ignore[union-attr]
+    first, second, _ = host.lines
+    assert first.ask("add", 3, stale=never, other=other) == 6
+    with pytest.raises(JobError, match=r"ended by SIGKILL.*next click starts it again"):
+        first.ask("add", 4, stale=never, other=other)
+    assert second.ask("add", 5, stale=never, other=other) == 10
+    assert first.ask("add", 6, stale=never, other=other) == 12
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    os.kill(pids[-1], signal.SIGKILL)  # while it does nothing: no question is lost
+    until = time.monotonic() + 20
+    while host._running.runs() and time.monotonic() < until:  # type: ignore[union-attr]
+        time.sleep(0.001)
+    assert first.ask("add", 7, stale=never, other=other) == 14
+    host.close()
+    assert not any(map(_runs, pids))
 
 
 def test_a_process_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +271,7 @@ WINDOW = """
 """
 
 
-@pytest.mark.parametrize("end", ["killed", "encoding"])
+@pytest.mark.parametrize("end", ["killed", pytest.param("encoding", marks=pytest.mark.slow)])
 def test_the_window_has_no_torch_and_its_process_ends_with_it(
     display: None, tmp_path: Path, end: str
 ) -> None:
