@@ -180,7 +180,7 @@ def test_confident_masks_are_filled_in_protected_rejected_and_corrected(
     table.setCurrentCell(list(annotation.session.state.objects).index(corrected), 0)
     widget.correct()
     assert annotation.session.state.objects[corrected].status == "open"
-    wait(lambda: answered(widget.segment))
+    assert annotation.session.state.draft.target == corrected  # clicks are for it, too
     annotation.layers["labels"].mode = "erase"
     viewer.layers.selection.active = annotation.layers["labels"]
     drag(viewer, COIN, (48, 56))
