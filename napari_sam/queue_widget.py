@@ -289,7 +289,6 @@ class QueueWidget(QWidget):
 
     def _on_step(self) -> None:
         """Something in the widget of clicks may be different."""
-        self.watch.sign()
         if self.recording is None or self._closing:
             return
         if self.segment.annotation is None:

@@ -105,6 +105,7 @@ def test_a_picture_from_the_queue_to_the_project_and_the_next(
     assert len(viewer.layers) == 0
 
 
+@pytest.mark.slow
 def test_a_killed_window_goes_on_with_the_same_picture_as_it_was(
     viewer: Any, project: Project
 ) -> None:
@@ -180,7 +181,7 @@ def test_confident_masks_are_filled_in_protected_rejected_and_corrected(
     table.setCurrentCell(list(annotation.session.state.objects).index(corrected), 0)
     widget.correct()
     assert annotation.session.state.objects[corrected].status == "open"
-    wait(lambda: answered(widget.segment))
+    assert annotation.session.state.draft.target == corrected  # clicks are for it, too
     annotation.layers["labels"].mode = "erase"
     viewer.layers.selection.active = annotation.layers["labels"]
     drag(viewer, COIN, (48, 56))
@@ -198,6 +199,7 @@ def test_confident_masks_are_filled_in_protected_rejected_and_corrected(
     assert (figures.prefilled, figures.effort.masks) == (len(others), 1)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_is_told(viewer: Any, project: Project) -> None:
     widget = opened(viewer, project.folder)
     viewer.layers.remove("coins-0.png")
@@ -238,6 +240,7 @@ def test_what_the_command_refuses(arguments: dict[str, Any], told: str) -> None:
         napari(**{"image": None, **arguments})
 
 
+@pytest.mark.slow
 def test_a_project_opens_ready(
     viewer: Any, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -470,6 +470,7 @@ def test_what_is_said_of_each_slice() -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_volume_as_it_was(
     viewer: Any, scan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, knowing: Any
 ) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samplat import (
-    InputError,
     MaskChange,
     QueuedMask,
     QueuedPicture,
@@ -120,7 +119,8 @@ class EngineQueue:
         """Check model and picture; propose masks in the semi-automatic stage."""
         try:
             self.project.assistant  # noqa: B018 without a model there is nothing to be done
-        except InputError as error:
+        except SamplatError as error:
+            self.project.desk.release(picture.index)
             raise SamplatError(str(error)) from error
         session = self.project.annotate(picture.index, clock=self._clock, prompted=False)
         return EngineWork(session, picture)
