@@ -12,6 +12,13 @@ truth and sleeps for 50 ms before it tells, so that a few cores can host many wo
                 tasks the scheduler knew at most; growth of its process, which is ours, in MiB
     kills       runs on 4 processes of which a random one is killed (SIGKILL) every 4 s on average:
                 how many finished, how many differ, how many were killed
+    merge       names of 10^7 objects (1000 of each of `--merge-tiles`) that 10^8 links unite, on 2
+                processes: objects in the end, and as it must be; seconds; GiB of all processes
+    resume      seconds from the start of a run, of which 64 of `--resume-tiles` tiles are missing,
+                until one of them is done: on two threads, and on 2 processes that start first
+    batch       33 scans of hippocampi of `--data`, one of them cut off, and a raster of 2048 x 2048
+                pixels in one `samplat batch` with samplat-tiny: status, results, names of failures;
+                and those of the same command with --retry-failed when the scan is mended
     listen      addresses at which the processes of a local cluster listen
 """
 
@@ -35,8 +42,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import samplat
+from benchmarks.accuracy import default_root
+from benchmarks.merging import BLOCK, blank, merged
+from benchmarks.mixed_batch import mixed
+from benchmarks.resuming import half_done, resumed
 from samplat.errors import SamplatError
-from samplat.executors import SerialExecutor, ThreadsExecutor
+from samplat.executors import SerialExecutor, ThreadsExecutor, closing
 from samplat.files import check_file
 from samplat.masks import MaskSet, mask_set
 from samplat.pixels import IdentityRescaler
@@ -104,6 +115,8 @@ class Tools:
     """What the names in these jobs stand for, in every process."""
 
     def open_source(self, spec: samplat.SourceSpec) -> Any:
+        if spec.factory == "blank":
+            return Picture(np.broadcast_to(np.int64(0), (int(spec.path),) * 2))
         return Picture(np.load(spec.path, mmap_mode="r"))
 
     def rescaler(self, name: str) -> Any:
@@ -288,10 +301,37 @@ def listen_row(parsed: argparse.Namespace, folder: Path) -> Row:
     return {"addresses": sorted(set(found)), "sockets": len(found)}
 
 
+def merge_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    # whole blocks, so that it is known what must come out
+    side = BLOCK * max(1, round(parsed.merge_tiles**0.5 / BLOCK))
+    with dask(2) as executor:
+        return merged(samplat.plan(blank(folder, side), Tools()), side, executor)
+
+
+def resume_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    job, found = blank(folder, max(9, round(parsed.resume_tiles**0.5)), SLEEP), {}
+    tiles = half_done(samplat.plan(job, Tools()))
+    for name, executor in (("threads", ThreadsExecutor(workers=2)), ("dask", None)):
+
+        def again(progress: Any, executor: Any = executor) -> None:
+            with closing(executor or dask(2)) as running:
+                samplat.run_job(job, tools=Tools(), executor=running, progress=progress)
+
+        found[f"{name}_seconds"] = round(resumed(again), 1)
+    return {"tiles": tiles, **found}
+
+
+def batch_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    return mixed(parsed.data, folder, segmenter=parsed.batch_segmenter, workers=2)
+
+
 ROWS: dict[str, Callable[[argparse.Namespace, Path], Row]] = {
     "identity": identity_row,
     "efficiency": efficiency_row,
     "kills": kills_row,
+    "batch": batch_row,
+    "merge": merge_row,
+    "resume": resume_row,
     "listen": listen_row,
 }
 
@@ -302,6 +342,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tiles", type=int, default=4000)
     parser.add_argument("--workers", type=int, default=8, help="of the row efficiency")
+    parser.add_argument("--merge-tiles", type=int, default=10_000, help="of the row merge")
+    parser.add_argument("--resume-tiles", type=int, default=100_000, help="of the row resume")
+    parser.add_argument("--data", type=Path, default=default_root(), help="of the row batch")
+    parser.add_argument("--batch-segmenter", default="automatic", help="threshold needs no model")
     parser.add_argument("--runs", type=int, default=10, help="of the rows identity and kills")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help="some of the rows")
     parser.add_argument("--json", type=Path, metavar="OUT")
