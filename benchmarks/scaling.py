@@ -12,6 +12,17 @@ truth and sleeps for 50 ms before it tells, so that a few cores can host many wo
                 tasks the scheduler knew at most; growth of its process, which is ours, in MiB
     kills       runs on 4 processes of which a random one is killed (SIGKILL) every 4 s on average:
                 how many finished, how many differ, how many were killed
+    merge       names of 10^7 objects (1000 of each of `--merge-tiles`) that 10^8 links unite, on 2
+                processes: objects in the end, and as it must be; seconds; GiB of all processes
+    resume      seconds from the start of a run, of which 64 of `--resume-tiles` tiles are missing,
+                until one of them is done: on two threads, and on 2 processes that start first
+    batch       33 scans of hippocampi of `--data`, one of them cut off, and a raster of 2048 x 2048
+                pixels in one `samplat batch` with samplat-tiny: status, results, names of failures;
+                and those of the same command with --retry-failed when the scan is mended
+    schedulers  a run whose scheduler is killed 5 times, each time when some more tiles are done:
+                how often it ended with an error; whether labels in the end are those of no kill
+    inference   samplat-tiny on a raster of `--inference-side` pixels a side: seconds of the tiles
+                on two threads of one process, and on 2 processes of one thread; their ratio
     listen      addresses at which the processes of a local cluster listen
 """
 
@@ -27,7 +38,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +46,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import samplat
+from benchmarks.accuracy import default_root
+from benchmarks.merging import BLOCK, blank, merged
+from benchmarks.mixed_batch import mixed
+from benchmarks.mosaics import write_mosaic
+from benchmarks.resuming import half_done, resumed
+from benchmarks.schedulers import cluster
 from samplat.errors import SamplatError
-from samplat.executors import SerialExecutor, ThreadsExecutor
+from samplat.executors import SerialExecutor, ThreadsExecutor, closing
 from samplat.files import check_file
 from samplat.masks import MaskSet, mask_set
 from samplat.pixels import IdentityRescaler
@@ -45,6 +62,7 @@ from samplat.progress import Silent
 ROOT = Path(__file__).parents[1]
 SIDE, HALO, SLEEP = 32, 8, 0.05
 INTERVAL = 4.0
+KILLS = 5
 Row = dict[str, Any]
 
 
@@ -104,6 +122,8 @@ class Tools:
     """What the names in these jobs stand for, in every process."""
 
     def open_source(self, spec: samplat.SourceSpec) -> Any:
+        if spec.factory == "blank":
+            return Picture(np.broadcast_to(np.int64(0), (int(spec.path),) * 2))
         return Picture(np.load(spec.path, mmap_mode="r"))
 
     def rescaler(self, name: str) -> Any:
@@ -187,26 +207,32 @@ def known_tasks(dask_scheduler: Any) -> int:
     return len(dask_scheduler.tasks)
 
 
-@dataclass
-class Clock(Silent):
-    """Times the stage of tiles, and looks what the scheduler knows."""
+@dataclass(kw_only=True)
+class Watch(Silent):
+    """Times the stage of tiles."""
 
-    executor: Any
     began: float = 0.0
     seconds: float = 0.0
-    known: list[int] = field(default_factory=list)
 
     def start(self, stage: str, total: int) -> None:
         if stage == "tiles":
             self.began = time.monotonic()
 
-    def advance(self, stage: str, steps: int = 1) -> None:
-        if stage == "tiles" and steps == 1 and len(self.known) < time.monotonic() - self.began:
-            self.known.append(self.executor.client.run_on_scheduler(known_tasks))
-
     def finish(self, stage: str) -> None:
         if stage == "tiles":
             self.seconds = time.monotonic() - self.began
+
+
+@dataclass(kw_only=True)
+class Clock(Watch):
+    """Times the stage of tiles, and looks what the scheduler knows."""
+
+    executor: Any
+    known: list[int] = field(default_factory=list)
+
+    def advance(self, stage: str, steps: int = 1) -> None:
+        if stage == "tiles" and steps == 1 and len(self.known) < time.monotonic() - self.began:
+            self.known.append(self.executor.client.run_on_scheduler(known_tasks))
 
 
 def efficiency_row(parsed: argparse.Namespace, folder: Path) -> Row:
@@ -214,7 +240,7 @@ def efficiency_row(parsed: argparse.Namespace, folder: Path) -> Row:
     with dask(parsed.workers) as executor:
         # imports and compiled loops are not the question
         run(draw(folder / "warm", 8 * parsed.workers), folder / "first", executor)
-        before, clock = resident(), Clock(executor)
+        before, clock = resident(), Clock(executor=executor)
         tiles = len(run(picture, folder / "job", executor, clock).tiles)
         grown = resident() - before
     ideal = tiles * SLEEP / parsed.workers
@@ -288,10 +314,101 @@ def listen_row(parsed: argparse.Namespace, folder: Path) -> Row:
     return {"addresses": sorted(set(found)), "sockets": len(found)}
 
 
+def merge_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    # whole blocks, so that it is known what must come out
+    side = BLOCK * max(1, round(parsed.merge_tiles**0.5 / BLOCK))
+    with dask(2) as executor:
+        return merged(samplat.plan(blank(folder, side), Tools()), side, executor)
+
+
+def resume_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    job, found = blank(folder, max(9, round(parsed.resume_tiles**0.5)), SLEEP), {}
+    tiles = half_done(samplat.plan(job, Tools()))
+    for name, executor in (("threads", ThreadsExecutor(workers=2)), ("dask", None)):
+
+        def again(progress: Any, executor: Any = executor) -> None:
+            with closing(executor or dask(2)) as running:
+                samplat.run_job(job, tools=Tools(), executor=running, progress=progress)
+
+        found[f"{name}_seconds"] = round(resumed(again), 1)
+    return {"tiles": tiles, **found}
+
+
+@dataclass(kw_only=True)
+class Killing(Silent):
+    """Kills a process when so many more tiles are done."""
+
+    process: Any
+    left: int
+
+    def advance(self, stage: str, steps: int = 1) -> None:
+        if stage == "tiles" and steps == 1:
+            self.left -= 1
+            if self.left == 0:
+                self.process.kill()
+
+
+def schedulers_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    picture = draw(folder, min(parsed.tiles, 400))
+    expected = digest(run(picture, folder / "threads", ThreadsExecutor(workers=8)))
+    errors = 0
+    factory = samplat.registry().executor("dask")
+    for _ in range(KILLS):
+        with cluster(4) as (address, scheduler):
+            progress = Killing(process=scheduler, left=min(parsed.tiles, 400) // (2 * KILLS))
+            with closing(factory.create(scheduler_address=address)) as executor:
+                try:
+                    run(picture, folder / "job", executor, progress)
+                except SamplatError:
+                    errors += 1
+    with dask(2) as executor:
+        found = digest(run(picture, folder / "job", executor))
+    return {"killed": KILLS, "errors": errors, "different": int(found != expected)}
+
+
+def inference_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    import torch
+
+    torch.set_num_threads(1)
+    write_mosaic(folder / "mosaic.tif", parsed.inference_side)
+    job = samplat.SegmentJob(
+        source=samplat.SourceSpec(path=str(folder / "mosaic.tif"), factory="raster"),
+        job_dir="",
+        tile_size=384,
+        halo=64,
+    )
+    small = samplat.Window(start=(0, 0, 0), stop=(1, 384, 2 * 384))
+    seconds: dict[str, float] = {}
+    for name in ("threads", "dask"):
+        with closing(ThreadsExecutor(workers=2) if name == "threads" else dask(2)) as executor:
+            # models are loaded, and loops compiled, by a run of two tiles
+            first = replace(job, job_dir=str(folder / f"{name}-warm"), window=small)
+            clock = Clock(executor=executor) if name == "dask" else Watch()
+            with samplat.keeping_segmenters():
+                samplat.segment(first, executor=executor)
+                again = replace(job, job_dir=str(folder / name))
+                tiles = samplat.segment(again, executor=executor, progress=clock).tiles
+            seconds[name] = clock.seconds
+    return {
+        "tiles": len(tiles),
+        **{f"{name}_seconds": round(value, 1) for name, value in seconds.items()},
+        "throughput": round(seconds["threads"] / seconds["dask"], 3),
+    }
+
+
+def batch_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    return mixed(parsed.data, folder, segmenter=parsed.batch_segmenter, workers=2)
+
+
 ROWS: dict[str, Callable[[argparse.Namespace, Path], Row]] = {
     "identity": identity_row,
     "efficiency": efficiency_row,
     "kills": kills_row,
+    "batch": batch_row,
+    "schedulers": schedulers_row,
+    "inference": inference_row,
+    "merge": merge_row,
+    "resume": resume_row,
     "listen": listen_row,
 }
 
@@ -302,6 +419,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tiles", type=int, default=4000)
     parser.add_argument("--workers", type=int, default=8, help="of the row efficiency")
+    parser.add_argument("--merge-tiles", type=int, default=10_000, help="of the row merge")
+    parser.add_argument("--resume-tiles", type=int, default=100_000, help="of the row resume")
+    parser.add_argument("--data", type=Path, default=default_root(), help="of the row batch")
+    parser.add_argument("--batch-segmenter", default="automatic", help="threshold needs no model")
+    parser.add_argument("--inference-side", type=int, default=3072, help="of the row inference")
     parser.add_argument("--runs", type=int, default=10, help="of the rows identity and kills")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="ROW", help="some of the rows")
     parser.add_argument("--json", type=Path, metavar="OUT")

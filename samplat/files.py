@@ -262,17 +262,23 @@ def sealed_bytes(value: Mapping[str, Any], seal: str) -> bytes:
 
 def read_sealed(path: Place) -> dict[str, Any] | None:
     """The object that `write_sealed` wrote; None when the file is missing or damaged."""
+    found = read_with_seal(path)
+    return None if found is None else found[0]
+
+
+def read_with_seal(path: Place) -> tuple[dict[str, Any], str] | None:
+    """The same, and its seal: the digest that `write_sealed` returned."""
     try:
         return unsealed(path.read_bytes())
     except OSError:
         return None
 
 
-def unsealed(data: bytes) -> dict[str, Any] | None:
-    """The object in what `write_sealed` wrote; None when that is damaged."""
+def unsealed(data: bytes) -> tuple[dict[str, Any], str] | None:
+    """The object in what `write_sealed` wrote, and its seal; None when that is damaged."""
     try:
         value = json.loads(data)
         seal = value.pop("seal")
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
-    return value if seal == sha256(canonical(value)) else None
+    return (value, seal) if seal == sha256(canonical(value)) else None

@@ -73,7 +73,8 @@ class _Owner:
     @property
     def told(self) -> dict[str, Any]:
         """What it says of itself; nothing if it is damaged."""
-        return files.unsealed(self.data) or {}
+        found = files.unsealed(self.data)
+        return {} if found is None else found[0]
 
     @property
     def name(self) -> str:

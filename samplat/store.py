@@ -60,7 +60,7 @@ from samplat.seam_values import (
 )
 from samplat.shards import HOLE, Labels, decode_shard, encode_shard, labels_header
 from samplat.tiles import Tile, TileGrid, Window
-from samplat.vouched import REMEDY, Bundle, Markers, Tables, checked_bytes, digest_of
+from samplat.vouched import REMEDY, Bundle, Markers, Tables, checked_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -225,8 +225,7 @@ class JobStore(JobDirectory):
 
     def present_seams_digest(self, index: int) -> str | None:
         """Digest of those seams of a tile that are there; None when missing or damaged."""
-        value = self._seams.find(index)
-        return None if value is None else digest_of(value)
+        return self._seams.digest(index)
 
     def write_joined(self, part: int, joined: Joined, inputs: str) -> str:
         """Write what the seams of a part of the tiles say together; returns the digest of that."""

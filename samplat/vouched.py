@@ -87,10 +87,10 @@ class Markers(Numbered):
         """One of them; None when it is missing, damaged, or of other inputs than those given."""
         return _made_from(files.read_sealed(self.file(index)), inputs)
 
-    def digest(self, index: int, inputs: str) -> str | None:
-        """Digest of one; None when it is missing, damaged, or of other inputs."""
-        value = self.find(index, inputs)
-        return None if value is None else digest_of(value)
+    def digest(self, index: int, inputs: str | None = None) -> str | None:
+        """Digest of one; None where `find` finds none."""
+        found = files.read_with_seal(self.file(index))
+        return None if found is None or _made_from(found[0], inputs) is None else found[1]
 
     def read(self, index: int, digest: str | None) -> dict[str, Any]:
         """The one with a digest, or without a digest whichever is there.
@@ -99,7 +99,7 @@ class Markers(Numbered):
             JobError: it is missing or does not match.
         """
         path = self.file(index)
-        return _checked(files.read_sealed(path), digest, path, self.called(index))
+        return _checked(path, digest, self.called(index))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class Bundle:
         Raises:
             JobError: it is missing, or the marker has not this digest.
         """
-        marker = _checked(files.read_sealed(self._marker), digest, self._marker, self.what[name])
+        marker = _checked(self._marker, digest, self.what[name])
         if name not in marker:
             return None
         return _mapped_batches(self._path(name), marker[name], self.what[name])
@@ -168,12 +168,11 @@ def _made_from(value: dict[str, Any] | None, inputs: str | None) -> dict[str, An
     return value if value is not None and inputs in (None, value["inputs"]) else None
 
 
-def _checked(
-    value: dict[str, Any] | None, digest: str | None, path: Place, what: str
-) -> dict[str, Any]:
-    if value is None or digest not in (None, digest_of(value)):
+def _checked(path: Place, digest: str | None, what: str) -> dict[str, Any]:
+    found = files.read_with_seal(path)
+    if found is None or digest not in (None, found[1]):
         raise JobError(f"{what} are missing or damaged: {path}; {REMEDY}")
-    return value
+    return found[0]
 
 
 def checked_bytes(path: Place, digest: str | None, what: str) -> bytes:

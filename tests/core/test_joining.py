@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given
 from numpy.typing import NDArray
 
+from core.oracle import ArraySource, oracle_job, oracle_tools, paint, random_labels
+from samplat import joining
+from samplat.executors import SerialExecutor
 from samplat.joining import spanning
 from samplat.merging import group_objects
+from samplat.pipeline import run_job
 
 TILES, EACH = 8, 5
 
@@ -42,3 +49,31 @@ def is_small(part: NDArray[np.uint64]) -> bool:
         and not np.isin(part[:, 0], part[:, 1]).any()
         and bool((part[:, 0] < part[:, 1]).all())
     )
+
+
+class Far(SerialExecutor):
+    """Says that it is distant."""
+
+    def check(self, plan: Any, tools: Any) -> None:
+        pass
+
+
+def test_what_is_joined_afar_has_the_names_of_what_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "PART", 3)
+    truth = random_labels(np.random.default_rng(3), (50, 61), 12, 60)
+    tools = oracle_tools(image=ArraySource(paint(truth)))
+    near = run_job(oracle_job(tmp_path / "near"), tools=tools)
+    far = run_job(oracle_job(tmp_path / "far"), tools=tools, executor=Far())
+    assert len(list((tmp_path / "far" / "seams").glob("*.joined.json"))) == -(-len(far.grid) // 3)
+    assert not list((tmp_path / "near" / "seams").glob("*.joined.json"))
+    names = str(near.objects.to_pylist())  # where nothing is unlike itself
+    assert str(far.objects.to_pylist()) == names
+    for (_, one), (_, other) in zip(far.shards(), near.shards(), strict=True):
+        assert (one == other).all()
+    # what is damaged is joined anew
+    (tmp_path / "far" / "seams" / "000001.joined.json").write_text("{}")
+    (tmp_path / "far" / "seams" / "final.json").unlink()
+    again = run_job(oracle_job(tmp_path / "far"), tools=tools, executor=Far())
+    assert str(again.objects.to_pylist()) == names

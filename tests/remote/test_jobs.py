@@ -21,6 +21,7 @@ from samplat.places import RemotePath
 
 Run = Callable[..., tuple[int, str, str]]
 OPTIONS = ("--segmenter", "threshold", "--tile-size", "144", "--halo", "16")
+WHOLE = ("--segmenter", "threshold", "--tile-size", "288", "--halo", "16")
 SLOW = """
 import sys, time
 from samplat import cli, leases, segmenting
@@ -154,14 +155,14 @@ def test_another_job_is_refused_and_discarded_if_it_is_asked_for(
     samplat: Run, scene: Path, s3: RemotePath
 ) -> None:
     job = ("--job-dir", s3 / "job")
-    assert samplat("tile-segment", scene, "a.tif", *OPTIONS, *job)[0] == 0
-    other = ("tile-segment", scene, "b.tif", *OPTIONS, "--min-area", "50", *job)
+    assert samplat("tile-segment", scene, "a.tif", *WHOLE, *job)[0] == 0
+    other = ("tile-segment", scene, "b.tif", *WHOLE, "--min-area", "50", *job)
     status, _, err = samplat(*other)
     assert status == 1
     assert "holds another job: min_area" in err
     assert samplat(*other, "--overwrite")[0] == 0
     (s3 / "full" / "somebody's").write_bytes(b"else")
-    status, _, err = samplat("tile-segment", scene, "c.tif", "--job-dir", s3 / "full", *OPTIONS)
+    status, _, err = samplat("tile-segment", scene, "c.tif", "--job-dir", s3 / "full", *WHOLE)
     assert status == 1
     assert "holds no job (found somebody's)" in err
 
@@ -192,7 +193,7 @@ def test_a_folder_may_be_a_url_too(samplat: Run, scene: Path, tmp_path: Path) ->
 def test_a_batch_goes_to_a_store(samplat: Run, scene: Path, s3: RemotePath) -> None:
     Path("cut.png").write_bytes(scene.read_bytes()[:3000])
     told = ("batch", scene, "cut.png", "--output-dir", s3 / "out", "--set", "segmenter=threshold")
-    told = (*told, "--set", "tile-size=192", "--set", "halo=16")
+    told = (*told, "--set", "tile-size=288", "--set", "halo=16")
     status, out, _ = samplat(*told)
     assert status == 3
     assert "1 done, 1 failed" in out
@@ -207,3 +208,25 @@ def test_a_batch_goes_to_a_store(samplat: Run, scene: Path, s3: RemotePath) -> N
     assert status == 0, out
     assert (s3 / "out/cut.tif").read_bytes() == (s3 / "out/scene.tif").read_bytes()
     assert samplat(*told)[0] == 0  # with nothing to do
+
+
+def test_volumes_go_to_a_store(samplat: Run, s3: RemotePath) -> None:
+    import SimpleITK as sitk
+
+    cells = np.stack([data.cell()[::8, ::8]] * 3)
+    sitk.WriteImage(sitk.GetImageFromArray(cells), "scan.nii.gz")
+    told = ("volume-segment", "scan.nii.gz", "--segmenter", "threshold", "--out")
+    assert samplat(*told, "here.nii.gz")[0] == 0
+    assert samplat(*told, s3 / "there.nii.gz", "--out", s3 / "objects.csv")[0] == 0
+    assert (s3 / "there.nii.gz").read_bytes() == Path("here.nii.gz").read_bytes()
+    assert (s3 / "objects.csv").exists()
+    assert labels(s3 / "there.nii.gz.samplat-job") == labels("here.nii.gz.samplat-job")
+
+
+@pytest.mark.slow
+def test_workers_share_a_store(samplat: Run, scene: Path, s3: RemotePath) -> None:
+    told = ("tile-segment", scene, *OPTIONS)
+    assert samplat(*told, "here.tif")[0] == 0
+    far = ("--executor", "dask", "--workers", "2", "--job-dir", s3 / "job")
+    assert samplat(*told, s3 / "there.tif", *far)[0] == 0
+    assert (s3 / "there.tif").read_bytes() == Path("here.tif").read_bytes()
