@@ -227,7 +227,8 @@ class Caller:
 def _portable(error: Exception) -> Exception:
     """An error as a process without torch can have it."""
     if isinstance(error, SamplatError | Superseded):
-        return error
+        # anew: with Dask imported, exceptions take tracebacks and causes along, sendable or not
+        return type(error)(*error.args)
     said = f"{type(error).__name__}: {error}"
     found = RuntimeError(said)
     found.add_note("".join(traceback.format_exception(error)))

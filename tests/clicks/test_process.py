@@ -138,6 +138,13 @@ def test_two_widgets_share_a_line(line: Line, verbs: Verbs) -> None:
     assert line.ask("add", 1, stale=never, other=lambda n: n) == 2
 
 
+def alike(one: Any, other: Any) -> bool:
+    """But for the last bits of a score: sums of other numbers of threads round otherwise."""
+    scores = [[c.score for c in each.candidates] for each in (one, other)]
+    masks = [[c.mask for c in each.candidates] for each in (one, other)]
+    return masks[0] == masks[1] and bool(np.allclose(*scores, atol=1e-3))
+
+
 def test_masks_of_the_process_are_those_of_a_script(far: Host) -> None:
     pixels = disk()
     limits = (250.0, 950.0)
@@ -147,8 +154,8 @@ def test_masks_of_the_process_are_those_of_a_script(far: Host) -> None:
         picture, question = picture_of(pixels, limits), asked(*prompts)
         mine = here.answer(picture, question, None, never)
         theirs = there.answer(picture, question, None, drafts.append, never)
-        assert theirs == mine
-        assert drafts[-1] == here.answer(picture, question, None, never, second_look=False)
+        assert alike(theirs, mine)
+        assert alike(drafts[-1], here.answer(picture, question, None, never, second_look=False))
     with pytest.raises(InputError, match="outside"):
         there.answer(picture, asked(Point(position=(50.0, 400.0))), None, drafts.append, never)
 
