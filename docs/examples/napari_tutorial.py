@@ -104,7 +104,7 @@ def bodies(viewer: Any, folder: Path, taken: Callable[[str], None]) -> None:
     viewer.dims.set_current_step(0, 20)
     widget = ready(viewer, folder)
     widget.place.setText("Kept in\n~/.cache/samplat/napari/bodies-3d1c0a8be2f4")
-    corners = [(20, 37, 33), (20, 37, 87), (20, 83, 87), (20, 83, 33)]
+    corners = [(20, 27, 33), (20, 27, 87), (20, 93, 87), (20, 93, 33)]
     scaled = [(z, y / told["scale"][1], x / told["scale"][2]) for z, y, x in corners]
     widget.annotation.layers["boxes"].add([scaled], shape_type="rectangle")
     widget.call("follow")
