@@ -214,15 +214,15 @@ def test_a_store_or_an_image_that_a_worker_does_not_see_is_an_error(
 
 
 def write_nowhere() -> None:
-    def fail(self: Path, text: str) -> int:
+    def fail(self: Path, data: bytes) -> int:
         raise OSError(30, "Read-only file system")
 
-    checks.Path.real = Path.write_text  # type: ignore[attr-defined]
-    checks.Path.write_text = fail  # type: ignore[method-assign,assignment]
+    Path.real = Path.write_bytes  # type: ignore[attr-defined]
+    Path.write_bytes = fail  # type: ignore[method-assign,assignment]
 
 
 def write_again() -> None:
-    checks.Path.write_text = checks.Path.real  # type: ignore[attr-defined,method-assign]
+    Path.write_bytes = Path.real  # type: ignore[attr-defined,method-assign]
 
 
 @pytest.mark.usefixtures("short")
