@@ -23,7 +23,7 @@ demo: setup  ## segment a photograph and a georeferenced scene into demo/
 
 # one more than there are processors, at most four: tests of processes and windows wait a lot
 WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 3 ? n + 1 : 4 )))
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 test: lint  ## everything that has to hold before a change lands
 	$(PYTEST) -m "not slow"

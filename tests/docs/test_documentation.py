@@ -24,8 +24,7 @@ def commands(tmp_path_factory):
         yield place
 
 
-# each may run in another process: together they would be the last to end
-@pytest.mark.parametrize("page", [pytest.param(p, marks=pytest.mark.xdist_group(p)) for p in PAGES])
+@pytest.mark.parametrize("page", PAGES)
 @pytest.mark.timeout(600)
 def test_examples_run(page, commands, tmp_path):
     """Blocks of a page share a directory; its Python blocks share one namespace, too."""
