@@ -6,7 +6,7 @@ import functools
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from napari_sam.worker import Stale, Superseded
 from samplat import InputError, Stretch
 
 if TYPE_CHECKING:
-    from samplat import Embedding, EmbeddingCache, Model
+    from samplat import Embedding, EmbeddingCache, Model, Prediction
 
 REMEMBERED = 24
 """Embeddings of views at hand without another look at the pixels."""
@@ -109,8 +109,7 @@ class Answerer:
         question: Question,
         held: Any,
         stale: Stale,
-        *,
-        second_look: bool = True,
+        drafted: Callable[[Preview], object] | None = None,
     ) -> Preview:
         """Candidate masks, best first.
 
@@ -119,7 +118,7 @@ class Answerer:
             question: what is asked.
             held: the refined object on that slice, an array of bool; None: a new one.
             stale: looked at between encoding and decoding.
-            second_look: False: a quick mask to show until the others are there, see `predict`.
+            drafted: told of a mask to show until the others are there, if they will be others.
 
         Raises:
             InputError: the prompts lie outside of the image, or the model cannot be used.
@@ -129,12 +128,12 @@ class Answerer:
         _check_inside(places, size)
         about = (picture.number, question.plane, tuple(places[0]))
         view = centred_view(places, size) if self._cut == about else view_of(places, size)
-        found, cut = self._look(picture, question, view, held, stale, second_look)
+        found, cut = self._look(picture, question, view, held, stale, drafted)
         again = centred_view(places, size)
         # more of it is seen from a view that has it in its middle
-        if cut and second_look and again != view:
+        if cut and again != view:
             self._cut = about
-            found, _ = self._look(picture, question, again, held, stale, second_look)
+            found, _ = self._look(picture, question, again, held, stale, drafted)
         return Preview(question=question, candidates=found)
 
     def _look(
@@ -144,7 +143,7 @@ class Answerer:
         view: View,
         held: Any,
         stale: Stale,
-        second_look: bool,
+        drafted: Callable[[Preview], object] | None,
     ) -> tuple[tuple[Candidate, ...], bool]:
         """Candidates in a view, and whether the best of them goes on beyond it."""
         from samplat import predict
@@ -153,22 +152,16 @@ class Answerer:
         if stale():
             raise Superseded
         prompts, ambiguous = self._prompts(embedding, question, view, held)
-        answer = predict(
-            self.model(),
-            embedding,
-            prompts,
-            multimask=ambiguous,
-            second_look=second_look,
-            best_only=not second_look,
-        )
-        order = np.argsort(-answer.predicted_iou[0], kind="stable")
+
+        def tell(draft: Prediction) -> None:
+            if drafted is not None:
+                found = _candidates(draft, question.plane, view)
+                drafted(Preview(question=question, candidates=found))
+
+        answer = predict(self.model(), embedding, prompts, multimask=ambiguous, on_draft=tell)
         size = _size(picture, question.plane)
-        cut = max(size) > WHOLE and view.ends_in(answer.masks[0, order[0]], size)
-        found = (
-            (_placed(answer.masks[0, n], question.plane, view), answer.predicted_iou[0, n])
-            for n in order
-        )
-        return tuple(Candidate(mask=m, score=float(s)) for m, s in found if m is not None), cut
+        cut = max(size) > WHOLE and view.ends_in(answer.best()[0], size)
+        return _candidates(answer, question.plane, view), cut
 
     def prepare(self, picture: Picture, plane: Plane, views: Iterable[View], stale: Stale) -> None:
         """Encode views, as long as nothing else is wanted; without any, load the model.
@@ -216,11 +209,6 @@ class Answerer:
         """The model; loaded once, and kept for the next session. For any thread."""
         with _LOADING:
             return _loaded(self.name)
-
-    @property
-    def looks_twice(self) -> bool:
-        """Whether a quick answer differs from a finished one; loads the model."""
-        return self.model().sam.mask_refiner is not None
 
     def _prompts(
         self, embedding: Embedding, question: Question, view: View, held: Any
@@ -281,6 +269,13 @@ def _seen(plane: Plane, view: View, embedding: Embedding) -> Seen:
         step=view.step,
         size=embedding.original_size,
     )
+
+
+def _candidates(answer: Prediction, plane: Plane, view: View) -> tuple[Candidate, ...]:
+    """Its masks that are not empty, best first."""
+    order = np.argsort(-answer.predicted_iou[0], kind="stable")
+    found = ((_placed(answer.masks[0, n], plane, view), answer.predicted_iou[0, n]) for n in order)
+    return tuple(Candidate(mask=m, score=float(s)) for m, s in found if m is not None)
 
 
 def _placed(mask: NDArray[np.bool_], plane: Plane, view: View) -> Any:

@@ -56,7 +56,7 @@ class Asker:
         drafted: Callable[[Preview], None],
         stale: Stale,
     ) -> Preview:
-        """Candidate masks, see `Answerer.answer`; `drafted` gets quick ones, if they are others."""
+        """Candidate masks, see `Answerer.answer`; `drafted` gets a quick one before."""
         preview: Preview = self._clicks.ask(
             "answer",
             self._named,

@@ -87,13 +87,12 @@ class Served:
     def answer(
         self, caller: Caller, named: Named, sight: Sight, question: Question, held: Any
     ) -> Preview:
-        """Candidate masks; `drafted` is told of quick ones first, if they are others."""
+        """Candidate masks; `drafted` is told of a quick one first, if they will be others."""
         answerer, picture = self._answerer(named), _picture(sight, caller)
         with interrupted(caller.stale):
-            if answerer.looks_twice:
-                draft = answerer.answer(picture, question, held, caller.stale, second_look=False)
-                caller.want("drafted", draft)
-            return answerer.answer(picture, question, held, caller.stale)
+            return answerer.answer(
+                picture, question, held, caller.stale, lambda draft: caller.want("drafted", draft)
+            )
 
     def follow(
         self,

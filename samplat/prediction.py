@@ -146,8 +146,9 @@ def predict(
             best for boxes and for several points.
         second_look: False: masks as the decoder draws them, in half the time, of a model that
             would look at each again; something to show until the others are there.
-        on_draft: told of those masks as soon as they are drawn, before a model that does so looks
-            at them again; of many prompts, group by group. What it raises ends the prediction.
+        on_draft: told of each prompt's best mask so far as soon as it is drawn, before a model that
+            does so looks at it again; of many prompts, group by group. What it raises ends the
+            prediction.
         best_only: of each prompt the mask of the highest predicted IoU alone, so that no others
             are brought to the image's resolution.
 
@@ -158,7 +159,7 @@ def predict(
     check_prompts(model, embedding, prompts)
     step, outputs = _chunk(model), MULTIMASK if multimask else SINGLE
 
-    def shown(logits: Tensor, iou: Tensor) -> Prediction:
+    def shown(logits: Tensor, iou: Tensor, best_only: bool = best_only) -> Prediction:
         if best_only:
             rows, best = torch.arange(len(iou), device=iou.device), iou.argmax(dim=1)
             logits, iou = logits[rows, best][:, None], iou[rows, best][:, None]
@@ -169,7 +170,7 @@ def predict(
 
     def drafted(logits: Tensor, iou: Tensor) -> None:
         if on_draft is not None:
-            on_draft(shown(logits.float(), iou.float()))
+            on_draft(shown(logits.float(), iou.float(), best_only=True))
 
     parts = [
         shown(

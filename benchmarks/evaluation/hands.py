@@ -93,12 +93,14 @@ def drag(viewer: Any, start: Sequence[float], stop: Sequence[float]) -> None:
     from qtpy.QtWidgets import QApplication
 
     canvas, left = canvas_of(viewer), Qt.MouseButton.LeftButton
-    places = [QPoint(*at(viewer, p)) for p in np.linspace(start, stop, 6)]
-    QTest.mouseMove(canvas, places[0])
-    QTest.mousePress(canvas, left, pos=places[0])
-    for place in places[1:]:
+    first, *others = np.linspace(start, stop, 6)
+    place = QPoint(*at(viewer, first))
+    QTest.mouseMove(canvas, place)
+    QTest.mousePress(canvas, left, pos=place)
+    for other in others:  # each where it is by then: the window may still be laid out
+        place = QPoint(*at(viewer, other))
         _move(canvas, place)
-    QTest.mouseRelease(canvas, left, pos=places[-1])
+    QTest.mouseRelease(canvas, left, pos=place)
     QApplication.processEvents()
 
 

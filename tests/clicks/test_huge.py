@@ -145,7 +145,7 @@ def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     import samplat.prediction
     from samplat_raster.source import RasterSource
 
-    found: dict[str, Any] = {"reads": [], "encodes": 0, "looks": []}
+    found: dict[str, Any] = {"reads": [], "encodes": 0, "decodes": []}
     read, embed, predict = RasterSource.read, samplat.cache.embed, samplat.prediction.predict
 
     def reading(source: RasterSource, window: Any) -> Any:
@@ -158,8 +158,13 @@ def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         return embed(*arguments)
 
     def decoding(*arguments: Any, **options: Any) -> Any:
-        found["looks"].append("second" if options.get("second_look", True) else "first")
-        return predict(*arguments, **options)
+        found["decodes"].append("begun")
+
+        def drafted(draft: Any) -> None:
+            found["decodes"].append("drafted")
+            options["on_draft"](draft)
+
+        return predict(*arguments, **options | {"on_draft": drafted})
 
     monkeypatch.setattr(RasterSource, "read", reading)
     monkeypatch.setattr("samplat.cache.embed", encoding)
@@ -177,21 +182,22 @@ def test_a_click_on_50_000_squared_reads_one_tile(
     wait(lambda: not widget.annotation.busy)
     viewer.reset_view()
     wait(lambda: image.data_level == 2)
-    assert counts == {"reads": [], "encodes": 0, "looks": []}
+    assert counts == {"reads": [], "encodes": 0, "decodes": []}
 
     click(viewer, image.data_to_world(MIDDLE))  # a screen's pixel is 90 of the image
     (point,) = widget.annotation.session.state.draft.prompts
     assert np.abs(np.subtract(point.position, MIDDLE)).max() < 100
     wait(lambda: widget.annotation.session.state.candidate is not None)
-    assert counts["looks"][0] == "first"  # it is shown after one decode
+    shown = ["begun", "drafted"]
+    assert counts["decodes"] == shown
     wait(lambda: answered(widget))
-    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "looks": ["first", "second"]}
+    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "decodes": shown}
     mask = widget.annotation.session.state.candidate.mask
     np.testing.assert_allclose(mask.start, np.subtract(MIDDLE, 150), atol=8)
     wait(lambda: True)
     press(viewer, "C")
     assert widget.annotation.session.labels[MIDDLE] == 1
-    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "looks": ["first", "second"]}
+    assert counts == {"reads": [(1024, 1024)], "encodes": 1, "decodes": shown}
 
     viewer.camera.zoom = 1 / image.scale[0]
     viewer.camera.center = image.data_to_world(MIDDLE)

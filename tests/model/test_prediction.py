@@ -224,13 +224,17 @@ def test_a_first_draft_is_what_the_second_look_begins_with(shape):
     for kind in ("vit", "conv"):
         model = small_model(kind)
         embedding = samplat.embed(model, image)
-        whole = samplat.predict(model, embedding, prompts, multimask=False)
+        told: list[samplat.Prediction] = []
+        whole = samplat.predict(model, embedding, prompts, multimask=False, on_draft=told.append)
         draft = samplat.predict(model, embedding, prompts, multimask=False, second_look=False)
         assert draft.masks.shape == whole.masks.shape
         assert draft.logits.shape == whole.logits.shape
         if kind == "vit":
             np.testing.assert_array_equal(draft.logits, whole.logits)
+            assert not told
             continue
+        np.testing.assert_array_equal(told[0].logits, draft.logits)
+        np.testing.assert_array_equal(told[0].masks, draft.masks)
         # the second look changes the mask only in its window
         far = np.abs(draft.logits - whole.logits) < 1e-4
         assert 0.05 < far.mean() < 1
