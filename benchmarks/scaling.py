@@ -10,8 +10,10 @@ truth and sleeps for 50 ms before it tells, so that a few cores can host many wo
     efficiency  the stage of tiles on `--workers` processes: tiles x 50 ms / workers over the
                 seconds that it took; what a tile takes a worker beyond its sleep, in ms; how many
                 tasks the scheduler knew at most; growth of its process, which is ours, in MiB
-    kills       runs on 4 processes of which a random one is killed (SIGKILL) every 4 s on average:
-                how many finished, how many differ, how many were killed
+    kills       runs on 4 processes of which a random one is killed every 4 s on average, by SIGKILL
+                (`signal`), by the nanny that starts it again (`nanny`), or by its nanny because it
+                took too much memory (`memory`): how many finished, how many differ, how many
+                were killed
     merge       names of 10^7 objects (1000 of each of `--merge-tiles`) that 10^8 links unite, on 2
                 processes: objects in the end, and as it must be; seconds; GiB of all processes
     resume      seconds from the start of a run, of which 64 of `--resume-tiles` tiles are missing,
@@ -32,12 +34,13 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +65,8 @@ from samplat.progress import Silent
 ROOT = Path(__file__).parents[1]
 SIDE, HALO, SLEEP = 32, 8, 0.05
 INTERVAL = 4.0
+MEMORY_SHARE = 0.1
+"""Of what a worker may use, at which its nanny ends it: so that little has to be taken."""
 KILLS = 5
 Row = dict[str, Any]
 
@@ -262,20 +267,43 @@ def resident() -> float:
     return float(psutil.Process().memory_info().rss) / 2**20
 
 
-@contextmanager
-def murderer(executor: Any, seed: int) -> Iterator[list[int]]:
-    """Kills a random worker at random times."""
-    import psutil
+def by_signal(client: Any, address: str, pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
+
+def by_nanny(client: Any, address: str, pid: int) -> None:
+    client.restart_workers([address], timeout=60, raise_for_error=False)
+
+
+def by_memory(client: Any, address: str, pid: int) -> None:
+    client.run(swell, workers=[address], on_error="ignore")
+
+
+def swell(dask_worker: Any) -> None:
+    """Take more memory than the nanny lets a worker have, until it ends this process."""
+    limit = dask_worker.memory_manager.memory_limit
+    taken = np.ones(int(MEMORY_SHARE * limit), np.uint8)
+    time.sleep(60)
+    del taken
+
+
+DEATHS = {"signal": by_signal, "nanny": by_nanny, "memory": by_memory}
+
+
+@contextmanager
+def murderer(executor: Any, seed: int, death: str) -> Iterator[list[int]]:
+    """Kills a random worker at random times."""
     over, rng, killed = threading.Event(), np.random.default_rng(seed), list[int]()
 
     def kill() -> None:
         while not over.wait(rng.exponential(INTERVAL)):
-            pids = executor.client.run(os.getpid, on_error="ignore").values()
-            found = [pid for pid in pids if isinstance(pid, int) and psutil.pid_exists(pid)]
+            pids = executor.client.run(os.getpid, on_error="ignore")
+            found = [(name, pid) for name, pid in pids.items() if isinstance(pid, int)]
             if found:
-                killed.append(found[rng.integers(len(found))])
-                psutil.Process(killed[-1]).kill()
+                address, pid = found[rng.integers(len(found))]
+                with suppress(OSError):  # a worker that has just ended
+                    DEATHS[death](executor.client, address, pid)
+                    killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -287,21 +315,32 @@ def murderer(executor: Any, seed: int) -> Iterator[list[int]]:
 
 
 def kills_row(parsed: argparse.Namespace, folder: Path) -> Row:
+    from dask import config
+
     picture = draw(folder, min(parsed.tiles, 1000))
-    finished, different, dead = 0, 0, 0
     expected = digest(run(picture, folder / "threads", ThreadsExecutor(workers=8)))
-    for k in range(parsed.runs):
-        with dask(4) as executor, murderer(executor, k) as killed:
+
+    def tried(death: str) -> Row:
+        return killed_runs(picture, folder / death, parsed.runs, death, expected)
+
+    with config.set({"distributed.worker.memory.terminate": MEMORY_SHARE}):
+        return {death: tried(death) for death in DEATHS}
+
+
+def killed_runs(picture: Path, folder: Path, runs: int, death: str, expected: str) -> Row:
+    finished, different, dead = 0, 0, 0
+    for k in range(runs):
+        with dask(4) as executor, murderer(executor, k, death) as killed:
             try:
                 found = digest(run(picture, folder / str(k), executor))
             except SamplatError as error:
-                print(f"    run {k}: {error}", file=sys.stderr)
+                print(f"    {death} {k}: {error}", file=sys.stderr)
                 continue
             finally:
                 dead += len(killed)
             finished += 1
             different += found != expected
-    return {"runs": parsed.runs, "finished": finished, "different": different, "killed": dead}
+    return {"runs": runs, "finished": finished, "different": different, "killed": dead}
 
 
 def listen_row(parsed: argparse.Namespace, folder: Path) -> Row:

@@ -36,8 +36,9 @@ def test_labels_are_the_same_and_all_runs_finish(
     assert scaling.main([*small, "--only", "identity", "kills"]) == 0
     found = json.loads(out.read_text())
     assert {each.split("/")[0] for each in found["identity"].values()} == {"0"}
-    assert found["kills"]["finished"] == 2
-    assert found["kills"]["different"] == 0
+    for death in scaling.DEATHS:
+        assert found["kills"][death]["finished"] == 2
+        assert found["kills"][death]["different"] == 0
 
 
 def test_a_merge_ends_with_as_many_objects_as_there_must_be(tmp_path: Path) -> None:

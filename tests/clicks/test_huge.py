@@ -162,9 +162,11 @@ def counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
         def drafted(draft: Any) -> None:
             found["decodes"].append("drafted")
-            options["on_draft"](draft)
+            if tell is not None:
+                tell(draft)
 
-        return predict(*arguments, **options | {"on_draft": drafted})
+        tell = options.pop("on_draft", None)
+        return predict(*arguments, **options, on_draft=drafted)
 
     monkeypatch.setattr(RasterSource, "read", reading)
     monkeypatch.setattr("samplat.cache.embed", encoding)

@@ -20,9 +20,13 @@ from samplat_train.trainer import (
 )
 from train.runs import QUICK, batches, weights
 
+ONE = replace(QUICK, steps=1)
+"""Of runs that only have to be there."""
+
 
 def test_a_stopped_run_resumes_to_equal_bits(folder, tmp_path):
-    whole = train(QUICK, batches(folder), tmp_path / "whole")
+    recipe = replace(QUICK, steps=3, images=1)
+    whole = train(recipe, batches(folder, recipe), tmp_path / "whole")
 
     class Stop(Exception):
         pass
@@ -32,20 +36,21 @@ def test_a_stopped_run_resumes_to_equal_bits(folder, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        train(QUICK, batches(folder), tmp_path / "cut", on_step=stop, save_every=2)
-    resumed = train(QUICK, batches(folder), tmp_path / "cut", save_every=2)
+        train(recipe, batches(folder, recipe), tmp_path / "cut", on_step=stop, save_every=2)
+    resumed = train(recipe, batches(folder, recipe), tmp_path / "cut", save_every=2)
     assert torch.equal(weights(whole), weights(resumed))
 
 
 def test_workers_change_nothing(folder, tmp_path):
-    one = train(QUICK, batches(folder), tmp_path / "one")
-    two = train(QUICK, batches(folder), tmp_path / "two", workers=2)
+    recipe = replace(QUICK, steps=2)
+    one = train(recipe, batches(folder, recipe), tmp_path / "one")
+    two = train(recipe, batches(folder, recipe), tmp_path / "two", workers=2)
     assert torch.equal(weights(one), weights(two))
 
 
 def test_another_recipe_in_the_run_directory_is_refused(folder, tmp_path):
-    train(QUICK, batches(folder), tmp_path / "run")
-    other = Recipe(**{**vars(QUICK), "learning_rate": 1e-5})
+    train(ONE, batches(folder, ONE), tmp_path / "run")
+    other = replace(ONE, learning_rate=1e-5)
     with pytest.raises(InputError, match=r"learning_rate=0\.001"):
         train(other, batches(folder, other), tmp_path / "run")
 
@@ -94,10 +99,10 @@ def test_one_picture_is_learned(folder):
 
 
 def test_accumulated_batches_make_one_step(folder):
-    recipe = replace(QUICK, accumulate=2, steps=3)
+    recipe = replace(QUICK, accumulate=2, steps=2)
     whole = train(recipe, batches(folder, recipe), folder / "run")
-    assert len((folder / "run" / "log.csv").read_text().splitlines()) == 4
-    single = replace(QUICK, steps=3)
+    assert len((folder / "run" / "log.csv").read_text().splitlines()) == 3
+    single = replace(QUICK, steps=2)
     other = train(single, batches(folder, single), folder / "other")
     assert not torch.equal(weights(whole), weights(other))
 
@@ -149,19 +154,19 @@ def test_accumulated_and_reduced_runs_resume_to_equal_bits(folder, tmp_path, bf1
 
 def test_a_run_with_other_data_or_another_start_is_refused(folder, tmp_path):
     run = tmp_path / "run"
-    train(QUICK, batches(folder), run)
+    train(ONE, batches(folder, ONE), run)
     source = PictureFolder.open(folder)
-    twice = CropBatches([Share(source=source), Share(source=source, weight=2.0)], QUICK)
+    twice = CropBatches([Share(source=source), Share(source=source, weight=2.0)], ONE)
     with pytest.raises(InputError, match="is of a run with other data; use the same, or another"):
-        train(QUICK, twice, run)
-    start = new_state(QUICK)
+        train(ONE, twice, run)
+    start = new_state(ONE)
     with torch.no_grad():
         next(start.model.parameters()).add_(1)
     with pytest.raises(InputError, match="other starting weights"):
-        train(QUICK, batches(folder), run, model=start.model)
+        train(ONE, batches(folder, ONE), run, model=start.model)
     judged = Validation(digest="x", score=lambda sam: 0.0, every=1, patience=9)
     with pytest.raises(InputError, match="other validation"):
-        train(QUICK, batches(folder), run, validation=judged)
+        train(ONE, batches(folder, ONE), run, validation=judged)
 
 
 def test_the_moving_average_is_the_mean_of_late_weights(folder):
@@ -252,9 +257,9 @@ def test_a_damaged_checkpoint_is_named(folder, tmp_path):
 
 
 def test_a_run_can_begin_with_a_model(folder, tmp_path):
-    first = train(QUICK, batches(folder), tmp_path / "first")
+    first = train(ONE, batches(folder, ONE), tmp_path / "first")
     save_model(first, tmp_path / "first.safetensors", name="first", architecture="conv")
-    state = new_state(QUICK)
+    state = new_state(ONE)
     load_start(state, tmp_path / "first.safetensors")
     halves = {n: p.half().float() for n, p in first.named_parameters()}
     for model in (state.model, state.average):
@@ -262,9 +267,9 @@ def test_a_run_can_begin_with_a_model(folder, tmp_path):
 
 
 def test_a_run_can_begin_with_another_runs_checkpoint(folder, tmp_path):
-    train(QUICK, batches(folder), tmp_path / "first")
+    train(ONE, batches(folder, ONE), tmp_path / "first")
     saved = torch.load(tmp_path / "first" / "checkpoint.pt", weights_only=True)["model"]
-    state = new_state(QUICK)
+    state = new_state(ONE)
     load_start(state, tmp_path / "first" / "checkpoint.pt")
     assert all(torch.equal(t, saved[n]) for n, t in state.average.state_dict().items())
 
