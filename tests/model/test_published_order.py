@@ -87,8 +87,17 @@ def overlap(a, b):
     return w * h / union if union else 0.0
 
 
-@pytest.mark.parametrize("threshold", [0.7, 0.97, 1.0])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "threshold"),
+    [
+        ("fp32", 0.7),
+        ("fp32", 1.0),
+        ("bf16", 0.97),
+        pytest.param("fp32", 0.97, marks=pytest.mark.slow),
+        pytest.param("bf16", 0.7, marks=pytest.mark.slow),
+        pytest.param("bf16", 1.0, marks=pytest.mark.slow),
+    ],
+)
 def test_exact_masks_are_those_of_the_published_steps(model, precision, threshold):
     """All of them and no other, in the same order, but for pixels that rounding may turn."""
     options = {"pred_iou_thresh": -0.5, "stability_score_thresh": 0.5, "points_per_side": 7}
