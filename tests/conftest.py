@@ -12,7 +12,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 
 
 APART = ("docs/test_documentation.py", "train/test_trainer.py")
-"""Files whose tests take long and share nothing: each may run in another process."""
+"""Files whose tests take long and share little: each may run in another process."""
 FIRST = (*APART, "train/test_finetune.py", "docs/test_demo.py", "model/test_automatic.py")
 """Files that take longest: begun late, they would be waited for."""
 
