@@ -99,8 +99,6 @@ class Annotation:
         # strokes stay here until they are steps; napari has no array of ours in its hands
         self._strokes = Scratch(shape, np.uint32, below=session.labels)
         self._preview = Scratch(shape, np.uint8)
-        self.found = Scratch(shape, np.uint32)
-        """What the layer of that name shows: masks that nobody pointed at."""
         self._add_layers()
         self.following = Following(
             image,
@@ -138,10 +136,6 @@ class Annotation:
                 opacity=0.5,
                 **on_sheet,
             ),
-            # made now, and not when there is something in it: that would be a stall
-            "found": viewer.add_labels(
-                Sheet(self.found, sheet), name="found", opacity=0.5, visible=False, **on_sheet
-            ),
             "boxes": viewer.add_shapes(
                 ndim=ndim, name="box", face_color="transparent", edge_color=PREVIEW, **place
             ),
@@ -174,6 +168,11 @@ class Annotation:
             return old
         return place_for(shape, axes, middle, extent)
 
+    def sheet_of(self, pixels: Any) -> tuple[Sheet, dict[str, Any]]:
+        """What a layer shows of pixels of the image's shape, and where it lies in the window."""
+        place = self._place_of_sheets
+        return Sheet(pixels, place), placed_on(self.image, place)
+
     def look_around(self) -> None:
         """The camera moved: lay the sheets where it looks, and encode what is there."""
         self._lay_sheets()
@@ -184,8 +183,7 @@ class Annotation:
         if place == self._place_of_sheets or self._strokes.written:
             return
         self._place_of_sheets = place
-        arrays = {"labels": self._strokes, "preview": self._preview, "found": self.found}
-        for name, array in arrays.items():
+        for name, array in (("labels", self._strokes), ("preview", self._preview)):
             layer, placed = self.layers[name], placed_on(self.image, place)
             layer.data = Sheet(array, place)
             layer.scale, layer.translate = placed["scale"], placed["translate"]

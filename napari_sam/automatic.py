@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from napari_sam import state as steps
 from napari_sam.annotation import Annotation
-from napari_sam.blocks import Block
 from napari_sam.everything import Choice, Chosen, Found, batches
+from napari_sam.lazy import Scratch
 from napari_sam.progress import Activity
 from napari_sam.session import Session
 from napari_sam.worker import Latest, Stale, Superseded
 from samplat import InputError, SamplatError
+
+NAME = "found"
+"""Of the layer that shows them."""
 
 
 class Automatic:
@@ -35,6 +41,8 @@ class Automatic:
         self._found: Found | None = None
         self._shown: Chosen | None = None
         self._choosing = False
+        self._layer: Any = None
+        self._pixels: Any = None
 
     @property
     def busy(self) -> bool:
@@ -155,19 +163,23 @@ class Automatic:
         """None are shown."""
         self.cancel()
         self._found, self._shown, self._choosing, self.told = None, None, False, ""
-        self._show(None)
+        layer, self._layer = self._layer, None
+        if layer is not None and layer in self._annotation.viewer.layers:
+            self._annotation.viewer.layers.remove(layer)
 
     def _stop(self) -> None:
         if self._activity is not None:
             self._activity.close()
         self._activity = None
 
-    def _show(self, block: Block | None) -> None:
-        pixels, layer = self._annotation.found, self._annotation.layers["found"]
-        shown = layer.visible
-        pixels.drop()
-        if block is not None:
-            pixels[block.window] = block.array()
-        layer.visible = block is not None
-        if shown and layer.visible:  # one that appears is drawn anyway
-            layer.refresh(extent=False, thumbnail=False)
+    def _show(self, block: Any) -> None:
+        annotation = self._annotation
+        if self._layer is None or self._layer not in annotation.viewer.layers:
+            active = annotation.viewer.layers.selection.active
+            self._pixels = Scratch(annotation.session.labels.shape, np.uint32)
+            sheet, place = annotation.sheet_of(self._pixels)
+            self._layer = annotation.viewer.add_labels(sheet, name=NAME, opacity=0.5, **place)
+            annotation.viewer.layers.selection.active = active  # clicks go where they went
+        self._pixels.drop()
+        self._pixels[block.window] = block.array()
+        self._layer.refresh(extent=False)

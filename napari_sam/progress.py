@@ -1,4 +1,4 @@
-"""How far long work is, in napari's activity dock, where it can be cancelled. Qt only.
+"""How far long work is, in napari's activity dock, where it can be cancelled.
 
 All of it is for the window's thread.
 """
@@ -7,11 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-
-from qtpy.QtCore import QTimer
-
-SOON = 30
-"""Milliseconds until the line is there."""
 
 
 class Activity:
@@ -24,34 +19,15 @@ class Activity:
     """
 
     def __init__(self, text: str, total: int, cancel: Callable[[], None]) -> None:
-        self._bar: Any = None
-        self._early, self._over = 0, False
-
-        def open_bar() -> None:
-            if not self._over:
-                self._take(_bar(text, total, cancel))
-
-        # a line of the dock takes as long as a frame: what began this is to be seen first
-        QTimer.singleShot(SOON, open_bar)
-
-    def _take(self, bar: Any) -> None:
-        """The window went on while it was made: all may be over by now."""
-        if self._over:
-            bar.close()
-        else:
-            self._bar = bar
-            self.advance(self._early)
+        self._bar: Any = _bar(text, total, cancel)
 
     def advance(self, steps: int = 1) -> None:
         """So many steps more are done."""
-        if self._bar is None:
-            self._early += steps
-        else:
+        if self._bar is not None:
             self._bar.update(steps)
 
     def close(self) -> None:
         """It is over."""
-        self._over = True
         if self._bar is not None:
             self._bar.close()
         self._bar = None
